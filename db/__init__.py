@@ -1,0 +1,1 @@
+"""The results database: records, schema and store. Knows SQLAlchemy; no torch, ray or click."""

@@ -1,0 +1,235 @@
+"""What can be asked of a store. Reading never changes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, cast
+
+import sqlalchemy as sa
+
+from db import schema
+from db.connect import open_engine, translated
+from db.errors import NotFound
+from db.records import Attempt, EpochRecord, Metric, Run, State, StoredRun, SweepInfo
+
+RUNS = cast("sa.Table", schema.RunRow.__table__)
+SWEEPS = cast("sa.Table", schema.Sweep.__table__)
+SWEEP_RUNS = cast("sa.Table", schema.SweepRun.__table__)
+DEPENDENCIES = cast("sa.Table", schema.Dependency.__table__)
+OWNERS = cast("sa.Table", schema.Owner.__table__)
+ATTEMPTS = cast("sa.Table", schema.Attempt.__table__)
+EPOCHS = cast("sa.Table", schema.EpochRow.__table__)
+METRICS = cast("sa.Table", schema.MetricRow.__table__)
+ARTIFACTS = cast("sa.Table", schema.ArtifactRow.__table__)
+
+
+class LongRow(NamedTuple):
+    """One measured number: the long format of `orch export`."""
+
+    sweep: str
+    model: str
+    dataset: str
+    method: str
+    lr: float
+    seed: int
+    epoch: int
+    split: str
+    metric: str
+    value: float
+    group: str
+    n: int | None
+    hyperparameters: str
+    variant: str
+    run_id: str
+
+
+class Reader:
+    """Finders over one store. Thread-safe: each call takes its own connection.
+
+    Raises `StoreError` with the store's place for every fault of the engine, and `NotFound` for a
+    sweep or run that it does not hold.
+    """
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self.engine = engine
+        self.place = f"store {engine.url.database}"
+
+    @classmethod
+    def open(cls, url: str, *, create: bool = False) -> Reader:
+        """The store at a URL or path; see `db.connect.open_engine` for what is refused."""
+        return cls(open_engine(url, create=create))
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A connection that sees one moment of the store."""
+        with translated(self.place), self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    def sweeps(self) -> list[SweepInfo]:
+        """Every sweep, the one launched last first."""
+        query = sa.select(SWEEPS.c.name, SWEEPS.c.yaml, SWEEPS.c.created)
+        with self.read() as connection:
+            rows = connection.execute(query.order_by(SWEEPS.c.created.desc(), SWEEPS.c.id.desc()))
+            return [SweepInfo(*row) for row in rows]
+
+    def sweep(self, name: str) -> SweepInfo:
+        """The sweep called `name`; raises `NotFound` with the names there are."""
+        known = self.sweeps()
+        for sweep in known:
+            if sweep.name == name:
+                return sweep
+        names = ", ".join(s.name for s in known) or "none yet"
+        raise NotFound(f'{self.place} has no sweep "{name}"; it has: {names}.')
+
+    def runs(self, sweep: str | None = None) -> list[StoredRun]:
+        """The runs of a sweep in its order, or all in the order they were registered."""
+        attempt = ATTEMPTS.alias()
+        query = (
+            sa.select(RUNS.c.content, RUNS.c.key, RUNS.c.state, RUNS.c.fence, attempt.c.error)
+            .outerjoin(
+                attempt, (attempt.c.run_key == RUNS.c.key) & (attempt.c.number == RUNS.c.fence)
+            )
+            .order_by(RUNS.c.key)
+        )
+        if sweep is None:
+            requested: sa.ColumnElement[bool] = sa.exists().where(
+                SWEEP_RUNS.c.run_key == RUNS.c.key, SWEEP_RUNS.c.requested
+            )
+            query = query.add_columns(requested)
+        else:
+            self.sweep(sweep)
+            query = (
+                query.add_columns(SWEEP_RUNS.c.requested)
+                .join(SWEEP_RUNS, SWEEP_RUNS.c.run_key == RUNS.c.key)
+                .join(SWEEPS, SWEEPS.c.id == SWEEP_RUNS.c.sweep_id)
+                .where(SWEEPS.c.name == sweep)
+                .order_by(None)
+                .order_by(SWEEP_RUNS.c.position)
+            )
+        with self.read() as connection:
+            return [
+                StoredRun(Run.from_content(json.loads(row[0])), *row[1:4], bool(row[5]), row[4])
+                for row in connection.execute(query)
+            ]
+
+    def find_run(self, prefix: str) -> StoredRun:
+        """The run whose id starts with `prefix`; raises `NotFound` for none or several."""
+        with self.read() as connection:
+            query = sa.select(RUNS.c.id).where(RUNS.c.id.startswith(prefix, autoescape=True))
+            ids = list(connection.scalars(query.limit(6)))
+        if not ids:
+            raise NotFound(f'{self.place} has no run "{prefix}"; `orch runs list` shows the ids.')
+        if len(ids) > 1:
+            raise NotFound(
+                f'"{prefix}" begins several run ids ({", ".join(ids)}); give more of it.'
+            )
+        return next(r for r in self.runs() if r.id == ids[0])
+
+    def states(self, ids: Sequence[str]) -> dict[str, State]:
+        """The state of each of the runs that the store knows."""
+        wanted = set(ids)
+        with self.read() as connection:
+            rows = connection.execute(sa.select(RUNS.c.id, RUNS.c.state))
+            return {run_id: cast("State", state) for run_id, state in rows if run_id in wanted}
+
+    def attempts(self, run_key: int) -> list[Attempt]:
+        """Every execution of a run, oldest first."""
+        names = [f for f in Attempt.__dataclass_fields__ if f not in ("pid", "versions")]
+        query = (
+            sa.select(*(ATTEMPTS.c[name] for name in names), ATTEMPTS.c.versions, OWNERS.c.pid)
+            .join(OWNERS, OWNERS.c.id == ATTEMPTS.c.owner_id)
+            .where(ATTEMPTS.c.run_key == run_key)
+            .order_by(ATTEMPTS.c.number)
+        )
+        with self.read() as connection:
+            return [
+                Attempt(**{**row, "versions": json.loads(row["versions"] or "{}")})
+                for row in connection.execute(query).mappings()
+            ]
+
+    def history(self, run_key: int) -> tuple[EpochRecord, ...]:
+        """Every epoch of a run with its metrics, in order."""
+        with self.read() as connection:
+            return self._history(connection, run_key, 0)
+
+    def _history(
+        self, connection: sa.Connection, run_key: int, first: int
+    ) -> tuple[EpochRecord, ...]:
+        metrics: dict[int, list[Metric]] = {}
+        columns = [METRICS.c[name] for name in ("epoch", *Metric.__dataclass_fields__)]
+        query = sa.select(*columns).where(METRICS.c.run_key == run_key, METRICS.c.epoch >= first)
+        for epoch, *values in connection.execute(query):
+            metrics.setdefault(epoch, []).append(Metric(*values))
+        names = [name for name in EpochRecord.__dataclass_fields__ if name != "metrics"]
+        epochs = (
+            sa.select(*(EPOCHS.c[name] for name in names))
+            .where(EPOCHS.c.run_key == run_key, EPOCHS.c.epoch >= first)
+            .order_by(EPOCHS.c.epoch)
+        )
+        return tuple(
+            EpochRecord(**{**row, "metrics": tuple(metrics.get(row["epoch"], ()))})
+            for row in connection.execute(epochs).mappings()
+        )
+
+    def latest_epochs(self, run_keys: Sequence[int]) -> dict[int, int]:
+        """The last epoch that each run has stored."""
+        query = sa.select(EPOCHS.c.run_key, sa.func.max(EPOCHS.c.epoch)).group_by(EPOCHS.c.run_key)
+        with self.read() as connection:
+            found = {key: epoch for key, epoch in connection.execute(query)}
+        return {key: found[key] for key in run_keys if key in found}
+
+    def seconds_of_done(self) -> dict[tuple[str, str, str], float]:
+        """Mean seconds of a finished run, by (kind, model, dataset): what ETAs go by."""
+        total = (
+            sa.select(EPOCHS.c.run_key, sa.func.sum(EPOCHS.c.seconds).label("seconds"))
+            .group_by(EPOCHS.c.run_key)
+            .subquery()
+        )
+        group = (RUNS.c.kind, RUNS.c.model, RUNS.c.dataset)
+        query = (
+            sa.select(*group, sa.func.avg(total.c.seconds))
+            .join(total, total.c.run_key == RUNS.c.key)
+            .where(RUNS.c.state == "done")
+            .group_by(*group)
+        )
+        with self.read() as connection:
+            return {
+                (kind, model, dataset): s for kind, model, dataset, s in connection.execute(query)
+            }
+
+    def long_rows(self, sweep: str | None = None) -> Iterator[LongRow]:
+        """Every measured number, row by row in a fixed order, so that two exports can be compared."""
+        lists = self.sweeps() if sweep is None else [self.sweep(sweep)]
+        for name in sorted(s.name for s in lists):
+            query = (
+                sa.select(
+                    SWEEPS.c.name, RUNS.c.model, RUNS.c.dataset, RUNS.c.method,
+                    RUNS.c.learning_rate, RUNS.c.seed, METRICS.c.epoch, METRICS.c.split,
+                    METRICS.c.metric, METRICS.c.value, METRICS.c.group, METRICS.c.n,
+                    RUNS.c.hyperparameters, RUNS.c.variant, RUNS.c.id,
+                )
+                .join(SWEEP_RUNS, SWEEP_RUNS.c.sweep_id == SWEEPS.c.id)
+                .join(RUNS, RUNS.c.key == SWEEP_RUNS.c.run_key)
+                .join(METRICS, METRICS.c.run_key == RUNS.c.key)
+                .where(SWEEPS.c.name == name)
+                .order_by(
+                    SWEEP_RUNS.c.position, METRICS.c.epoch, METRICS.c.split, METRICS.c.group,
+                    METRICS.c.metric,
+                )
+            )  # fmt: skip
+            with self.read() as connection:
+                for row in connection.execution_options(yield_per=10_000).execute(query):
+                    yield LongRow._make(row)
+
+    def artifacts(self) -> dict[str, list[dict[str, Any]]]:
+        """The files that finished runs left, by run id."""
+        query = sa.select(RUNS.c.id, *ARTIFACTS.c).join(
+            ARTIFACTS, ARTIFACTS.c.run_key == RUNS.c.key
+        )
+        found: dict[str, list[dict[str, Any]]] = {}
+        with self.read() as connection:
+            for row in connection.execute(query).mappings():
+                found.setdefault(row["id"], []).append(dict(row))
+        return found

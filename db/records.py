@@ -1,0 +1,238 @@
+"""The plain, frozen records that every room shares: runs, what their epochs measured, attempts.
+
+A `Run` is everything that decides a training's numbers and nothing else. Its id is a hash of that
+content, so two sweeps that need the same training share it, and a changed setting is another run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+State = Literal["pending", "running", "done", "diverged", "failed"]
+FINAL_STATES: tuple[State, ...] = ("done", "diverged", "failed")
+
+# Fields that joined `Run` after the first release, each with the value that means "as before".
+# They are left out of the hash while they hold it, so that ids of stored runs never change.
+ADDED_LATER: Mapping[str, object] = {}
+
+# What a cell of a table is chosen over (PROTOCOL: learning rate, tuned hyperparameters, seeds).
+# Every other identity field is part of the cell's variant.
+CHOSEN_OVER = ("learning_rate", "hyperparameters", "seed")
+CELL = ("model", "dataset", "method")
+
+
+def canonical_json(value: object) -> str:
+    """The one spelling of a value: sorted keys, no spaces, shortest exact floats."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: object, length: int = 16) -> str:
+    """`length` hexadecimal digits of the SHA-256 of a value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:length]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training to do.
+
+    `weights` says where training starts: `random`, `pretrained` (the library's own weights of the
+    model) or `run:<id>` (the artifact of a `pretrain` run, which must be done first).
+    """
+
+    kind: str
+    model: str
+    dataset: str
+    method: str
+    learning_rate: float
+    seed: int
+    epochs: int
+    batch_size: int
+    micro_batch: int
+    """Images a forward pass; a batch's gradient is the exact mean over its micro-batches."""
+    weight_decay: float
+    schedule: str
+    """`cosine_per_step` (the paper) or `cosine_per_epoch` (the authors' code)."""
+    clip_norm: float | None
+    """Largest gradient norm, or None for no clipping (fine-tuning never clips)."""
+    weights: str
+    precision: str
+    threads: int
+    """CPU threads of one run: another count sums in another order, so it is part of identity."""
+    evaluate: tuple[str, ...]
+    """Splits evaluated before training and after every epoch, in this order."""
+    evaluate_on_improvement: tuple[str, ...] = ()
+    """Splits evaluated only when the selection score improves, and after the last epoch."""
+    hyperparameters: tuple[tuple[str, float], ...] = ()
+    kind_version: int = 1
+    model_version: int = 1
+    dataset_version: int = 1
+    method_version: int = 1
+
+    @property
+    def id(self) -> str:
+        """16 hexadecimal digits, a hash of the resolved content."""
+        return digest(self.content())
+
+    @property
+    def variant(self) -> str:
+        """8 digits that tell apart runs which must never share a cell of a table."""
+        kept = {k: v for k, v in self.content().items() if k not in (*CELL, *CHOSEN_OVER)}
+        return digest(kept, 8)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Ids of the runs that must be done before this one can start."""
+        return (self.weights[4:],) if self.weights.startswith("run:") else ()
+
+    def content(self) -> dict[str, Any]:
+        """The identity as plain JSON values, without later fields at their neutral value."""
+        return {
+            name: value
+            for name, value in dataclasses.asdict(self).items()
+            if name not in ADDED_LATER or value != ADDED_LATER[name]
+        }
+
+    @classmethod
+    def from_content(cls, content: Mapping[str, Any]) -> Run:
+        """The inverse of `content`, from JSON (where tuples are lists)."""
+        values = dict(content)
+        values["evaluate"] = tuple(values["evaluate"])
+        values["evaluate_on_improvement"] = tuple(values["evaluate_on_improvement"])
+        values["hyperparameters"] = tuple((k, v) for k, v in values["hyperparameters"])
+        return cls(**values)
+
+    def __str__(self) -> str:
+        return f"{self.model} {self.dataset} {self.method} lr={self.learning_rate:g} s{self.seed}"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of one split. `group` is empty for the split's headline metric.
+
+    `value` is a fraction in [0, 1]; `correct` of `n` images where the value is a plain share.
+    """
+
+    split: str
+    group: str
+    metric: str
+    value: float
+    correct: int | None
+    n: int | None
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch measured; epoch 0 is the evaluation before training, never selectable."""
+
+    epoch: int
+    train_loss: float | None
+    train_accuracy: float | None
+    learning_rate: float
+    """At the epoch's end."""
+    metrics: tuple[Metric, ...]
+    seconds: float = 0.0
+    images_per_second: float = 0.0
+
+    def measured(self) -> tuple[object, ...]:
+        """Everything but the clock: what a repetition on the same machine must repeat exactly."""
+        metrics = tuple(
+            sorted((m.split, m.group, m.metric, m.value, m.correct, m.n) for m in self.metrics)
+        )
+        return (self.epoch, self.train_loss, self.train_accuracy, self.learning_rate, metrics)
+
+    def headline(self, split: str) -> float | None:
+        """The value of a split's headline metric, None where it was not evaluated."""
+        return next((m.value for m in self.metrics if m.split == split and not m.group), None)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> EpochRecord:
+        """The inverse of `dataclasses.asdict`, from JSON."""
+        return cls(**{**values, "metrics": tuple(Metric(**m) for m in values["metrics"])})
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file that a run leaves for others; `path` is relative to the runs folder."""
+
+    name: str
+    path: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where an attempt runs and on what: recorded, never part of identity."""
+
+    host: str = ""
+    device: str = ""
+    data_fingerprint: str = ""
+    weights_sha256: str = ""
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to train a run, until another attempt claims it with a higher fence."""
+
+    run: Run
+    run_key: int
+    fence: int
+    data_fingerprint: str | None = None
+    """Of the first attempt; another one is refused."""
+    weights_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run as the store has it."""
+
+    run: Run
+    key: int
+    state: State
+    attempts: int
+    requested: bool
+    """False for what other runs need (pretraining)."""
+    error: str | None = None
+    """Of the last attempt."""
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return self.run.id
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One execution of a run, times in seconds since 1970."""
+
+    number: int
+    host: str | None
+    pid: int
+    device: str | None
+    git_commit: str | None
+    git_dirty: bool | None
+    versions: Mapping[str, str]
+    claimed: float
+    started: float | None
+    ended: float | None
+    resumed_from: int | None
+    outcome: str | None
+    irreproducible: bool
+    error: str | None
+    traceback: str | None
+    peak_memory: int | None
+
+
+@dataclass(frozen=True)
+class SweepInfo:
+    """A sweep as it was launched last."""
+
+    name: str
+    yaml: str
+    created: float

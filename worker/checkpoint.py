@@ -1,0 +1,104 @@
+"""Checkpoints that are whole or not there, whoever is killed when.
+
+A file is `checkpoint-<fence>-<epoch>-<digest>.pt`. It is written under a temporary name beside its
+place, synced, renamed, and the folder synced; so a name that exists is complete unless the disk
+lies, and the digest in the name (of the bytes) finds that out too. The highest fence, then the
+highest epoch, is what a run goes on from: a process that was frozen and replaced still carries its
+old fence and cannot win.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"checkpoint-(\d{6})-(\d{6})-([0-9a-f]{16})\.pt")
+_TEMPORARY = ".partial-"
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_whole(
+    folder: Path, write: Callable[[IO[bytes]], None], name: Callable[[str], str]
+) -> Path:
+    """Write a file that appears under its name, which may hold its digest, complete or not at all.
+
+    `name` gets the SHA-256 of the bytes, in hexadecimal.
+    """
+    descriptor, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=folder)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        place = folder / name(file_digest(Path(temporary)))
+        Path(temporary).replace(place)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    _sync_folder(folder)
+    return place
+
+
+class Checkpoints:
+    """The checkpoints of one run, as one attempt sees them."""
+
+    def __init__(self, folder: Path, fence: int) -> None:
+        self.folder = folder
+        self.fence = fence
+
+    def _found(self) -> Iterator[tuple[tuple[int, int], Path, str]]:
+        for path in self.folder.iterdir():
+            if match := _NAME.fullmatch(path.name):
+                yield (int(match[1]), int(match[2])), path, match[3]
+
+    def save(self, epoch: int, state: dict[str, Any]) -> None:
+        """Write the state after `epoch`, then drop this fence's and older fences' earlier files."""
+        place = write_whole(
+            self.folder,
+            lambda file: torch.save(state, file),
+            lambda digest: f"checkpoint-{self.fence:06d}-{epoch:06d}-{digest[:16]}.pt",
+        )
+        for rank, path, _ in list(self._found()):
+            if rank <= (self.fence, epoch) and path != place:
+                path.unlink(missing_ok=True)
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest readable state, or None. An unreadable file is set aside as `*.unreadable`."""
+        for _, path, digest in sorted(self._found(), reverse=True):
+            if file_digest(path).startswith(digest):
+                state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+                return state
+            log.warning("%s is damaged and set aside; going on from the one before", path.name)
+            path.replace(path.with_suffix(".unreadable"))
+        return None
+
+
+def remove(folder: Path) -> None:
+    """Drop a finished run's checkpoints and half-written files; logs and artifacts stay."""
+    for path in folder.glob("checkpoint-*.pt"):
+        path.unlink(missing_ok=True)
+    for path in folder.glob(f"{_TEMPORARY}*"):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,35 @@
+"""What a run needs to know that does not change its numbers: where files are, when to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Context:
+    """The surroundings of one attempt at a run.
+
+    `fence` is the attempt's number: checkpoints carry it in their name, so a process that was
+    frozen, replaced and woken cannot overwrite what its successor wrote.
+    """
+
+    data: Path
+    """The data root; only read."""
+    runs: Path
+    """The folder that holds one folder per run id: checkpoints, logs, artifacts."""
+    fence: int = 1
+    device: str = "cpu"
+    should_stop: Callable[[], bool] = field(default=_never)
+    """Asked before every step; a run that is told to stop yields `Paused` and ends."""
+
+    def folder(self, run_id: str) -> Path:
+        """The run's own folder, made on first use."""
+        path = self.runs / run_id
+        path.mkdir(parents=True, exist_ok=True)
+        return path

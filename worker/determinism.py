@@ -1,0 +1,56 @@
+"""Same run, same machine, same numbers: seeds, threads and deterministic kernels."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def settle(seed: int, threads: int) -> None:
+    """Put the process in the state that a run's numbers are defined in.
+
+    Actors are reused, so nothing may be left to what ran before. fp32 means fp32: TF32 is off.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def generator(seed: int, epoch: int, purpose: str) -> torch.Generator:
+    """Random numbers keyed by what they are for, so that a resume at any epoch repeats them."""
+    key = hashlib.sha256(f"{seed}/{epoch}/{purpose}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(key[:7], "big"))
+
+
+def random_state() -> dict[str, Any]:
+    """Every global random number generator, as tensors and plain values."""
+    version, words, gauss = random.getstate()
+    algorithm, keys, *rest = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": [version, list(words), gauss],
+        "numpy": [algorithm, [int(k) for k in keys], *(float(r) for r in rest)],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """The inverse of `random_state`."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    algorithm, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((algorithm, keys, int(position), int(has_gauss), cached))

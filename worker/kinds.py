@@ -1,0 +1,47 @@
+"""The kinds of run: what `worker.run` does with each. One entry a kind."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from db.records import Run
+from worker.catalog import Catalog, resolve
+from worker.context import Context
+from worker.events import Event, Failed
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """Something the paper measured that is trained, probed or counted by a run."""
+
+    id: str
+    run: str
+    """`module:function`, (Run, Context) -> Iterator[Event]."""
+    version: int = 1
+
+
+KINDS: Catalog[Kind] = Catalog(
+    "kind",
+    [
+        Kind(id="pretrain", run="worker.pretrain:pretrain"),
+        Kind(id="finetune", run="worker.finetune:finetune"),
+    ],
+)
+
+
+def run(run: Run, context: Context) -> Iterator[Event]:
+    """Do one run here and now, yielding what happens; the last event says how it ended.
+
+    An exception becomes a `Failed` event with its traceback: an outcome is a result or a traceback,
+    never a missing file.
+    """
+    try:
+        yield from resolve(KINDS.find(run.kind).run)(run, context)
+    except Exception as error:
+        log.exception("the run failed")
+        yield Failed(f"{type(error).__name__}: {error}", traceback.format_exc())
