@@ -26,11 +26,11 @@ class SpecError(OrchError):
     """A sweep file or an option is wrong."""
 
 
-class MissingInputs(OrchError):  # noqa: N818  (it is a finding, listed, not a fault)
+class MissingInputs(OrchError):
     """Files that the runs need are missing; the message lists all of them."""
 
 
-class EnvironmentProblem(OrchError):  # noqa: N818
+class EnvironmentProblem(OrchError):
     """The machine lacks something that the runs ask for."""
 
 
@@ -50,7 +50,7 @@ class NotFound(StoreError):
     """The store has no such sweep or run."""
 
 
-class Superseded(OrchError):  # noqa: N818
+class Superseded(OrchError):
     """The attempt that sends this no longer owns its run."""
 
 

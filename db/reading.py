@@ -86,7 +86,7 @@ class Reader:
     def runs(self, sweep: str | None = None) -> list[StoredRun]:
         """The runs of a sweep in its order, or all in the order they were registered."""
         attempt = ATTEMPTS.alias()
-        query = (
+        query: sa.Select[Any] = (
             sa.select(RUNS.c.content, RUNS.c.key, RUNS.c.state, RUNS.c.fence, attempt.c.error)
             .outerjoin(
                 attempt, (attempt.c.run_key == RUNS.c.key) & (attempt.c.number == RUNS.c.fence)
@@ -110,7 +110,7 @@ class Reader:
             )
         with self.read() as connection:
             return [
-                StoredRun(Run.from_content(json.loads(row[0])), *row[1:4], bool(row[5]), row[4])
+                StoredRun(Run.from_content(json.loads(row.content)), *row[1:5], bool(row[5]))
                 for row in connection.execute(query)
             ]
 
@@ -177,7 +177,7 @@ class Reader:
         """The last epoch that each run has stored."""
         query = sa.select(EPOCHS.c.run_key, sa.func.max(EPOCHS.c.epoch)).group_by(EPOCHS.c.run_key)
         with self.read() as connection:
-            found = {key: epoch for key, epoch in connection.execute(query)}
+            found = dict(connection.execute(query).tuples())
         return {key: found[key] for key in run_keys if key in found}
 
     def seconds_of_done(self) -> dict[tuple[str, str, str], float]:
@@ -200,7 +200,7 @@ class Reader:
             }
 
     def long_rows(self, sweep: str | None = None) -> Iterator[LongRow]:
-        """Every measured number, row by row in a fixed order, so that two exports can be compared."""
+        """Every measured number in a fixed order, so that two exports can be compared."""
         lists = self.sweeps() if sweep is None else [self.sweep(sweep)]
         for name in sorted(s.name for s in lists):
             query = (

@@ -196,10 +196,10 @@ class StoredRun:
     key: int
     state: State
     attempts: int
-    requested: bool
-    """False for what other runs need (pretraining)."""
-    error: str | None = None
+    error: str | None
     """Of the last attempt."""
+    requested: bool = True
+    """False for what other runs need (pretraining)."""
 
     @property
     def id(self) -> str:

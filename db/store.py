@@ -130,10 +130,10 @@ class Store(Reader):
                 ).scalar_one()
             )
 
-    def retire(self, owner: int) -> None:
-        """The process is done; what it still held is pending again."""
+    def retire(self, owner: int, outcome: str = "lost") -> None:
+        """The process is done; what it still held is pending again, its attempts `outcome`."""
         with self.write(durable=True) as connection:
-            self._requeue(connection, [owner], "lost")
+            self._requeue(connection, [owner], outcome)
             ended = sa.update(OWNERS).where(OWNERS.c.id == owner).values(ended=time.time())
             connection.execute(ended)
 

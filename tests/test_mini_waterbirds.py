@@ -12,6 +12,9 @@ from PIL import Image
 
 from worker.data.mini import MARKER, WATERBIRDS_FOLDER, make_waterbirds
 
+# wilds hands read-only columns of pandas to torch, which warns and copies them.
+pytestmark = pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
+
 SMALL: dict[str, Any] = {"train": 80, "val": 24, "test": 40}
 
 

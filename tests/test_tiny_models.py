@@ -111,9 +111,7 @@ def test_memory_layout_does_not_change_the_bits() -> None:
     torch.manual_seed(0)
     model, images = bit(4), torch.rand(6, 3, 32, 32)
 
-    assert torch.equal(
-        model(images), model(images.contiguous(memory_format=torch.channels_last))
-    )
+    assert torch.equal(model(images), model(images.contiguous(memory_format=torch.channels_last)))
 
 
 def test_normalised_images_reach_the_network() -> None:

@@ -94,11 +94,3 @@ class Checkpoints:
             log.warning("%s is damaged and set aside; going on from the one before", path.name)
             path.replace(path.with_suffix(".unreadable"))
         return None
-
-
-def remove(folder: Path) -> None:
-    """Drop a finished run's checkpoints and half-written files; logs and artifacts stay."""
-    for path in folder.glob("checkpoint-*.pt"):
-        path.unlink(missing_ok=True)
-    for path in folder.glob(f"{_TEMPORARY}*"):
-        path.unlink(missing_ok=True)

@@ -25,6 +25,10 @@ class Context:
     """The folder that holds one folder per run id: checkpoints, logs, artifacts."""
     fence: int = 1
     device: str = "cpu"
+    data_fingerprint: str | None = None
+    """Of the first attempt, where there was one; other data is refused."""
+    weights_sha256: str | None = None
+    """The same for the weights that training starts from."""
     should_stop: Callable[[], bool] = field(default=_never)
     """Asked before every step; a run that is told to stop yields `Paused` and ends."""
 

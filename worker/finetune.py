@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from db.errors import MissingInputs
 from db.records import Artifact, EpochRecord, Metric, Run
 from worker.checkpoint import Checkpoints
 from worker.context import Context
@@ -36,7 +37,7 @@ Export = Callable[[nn.Module, Path, str], tuple[Artifact, ...]]
 PROGRESS_SECONDS = 5.0
 
 
-class NonFiniteLoss(Exception):  # noqa: N818  (a result, not a fault)
+class NonFiniteLoss(Exception):
     """The loss of a step is not a number any more."""
 
     def __init__(self, step: int) -> None:
@@ -60,6 +61,7 @@ def finetune(run: Run, context: Context, export: Export = no_artifacts) -> Itera
     data = load(run.dataset, context.data)
     built = build(run, DATASETS.find(run.dataset).classes, context.runs)
     model = built.model.to(context.device).train()
+    refuse_other_inputs(context, data.fingerprint, built.weights_sha256)
     freeze(model, entry, method)
     optim = optimizer(model, run, method)
 
@@ -103,6 +105,19 @@ def finetune(run: Run, context: Context, export: Export = no_artifacts) -> Itera
     # 5. Everything once more, so that a message that was lost is made good.
     artifacts = export(model, context.runs, run.id)
     yield Finished(tuple(history), artifacts, peak_memory(context.device))
+
+
+def refuse_other_inputs(context: Context, data_fingerprint: str, weights_sha256: str) -> None:
+    """Raise `MissingInputs` where an earlier attempt trained on other data or weights."""
+    for noun, before, now in (
+        ("data", context.data_fingerprint, data_fingerprint),
+        ("pretrained weights", context.weights_sha256, weights_sha256),
+    ):
+        if before is not None and before != now:
+            raise MissingInputs(
+                f"the {noun} are not those of this run's first attempt "
+                f"({now[:12]}, not {before[:12]}); bring those back."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,9 @@ from typing import Literal
 
 from worker.catalog import Catalog
 
+ARTIFACT = "weights.safetensors"
+"""The file in a `pretrain` run's folder that holds its weights."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:

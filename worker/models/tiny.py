@@ -47,10 +47,11 @@ def vit(classes: int) -> nn.Module:
     network = VisionTransformer(
         img_size=IMAGE_SIZE,
         patch_size=8,
-        embed_dim=48,
-        depth=3,
-        num_heads=3,
+        embed_dim=64,
+        depth=2,
+        num_heads=2,
         mlp_ratio=2,
+        weight_init="jax",
         num_classes=classes,
     )
     assert network.pos_embed is not None
@@ -68,9 +69,9 @@ def bit(classes: int) -> nn.Module:
     """
     network = _ChannelsLast(
         layers=[1, 1, 1],
-        channels=(64, 96, 128),
+        channels=(32, 64, 128),
         num_classes=classes,
-        stem_chs=32,
+        stem_chs=16,
         stem_type="fixed",
         norm_layer=partial(GroupNormAct, num_groups=8),
         conv_layer=partial(StdConv2d, eps=1e-8),  # as timm builds BiT; the class's own is 1e-6

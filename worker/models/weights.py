@@ -13,9 +13,7 @@ from db.errors import MissingInputs, SpecError
 from db.records import Artifact, Run
 from worker.catalog import resolve
 from worker.checkpoint import file_digest, write_whole
-from worker.models import MODELS, Model
-
-ARTIFACT = "weights.safetensors"
+from worker.models import ARTIFACT, MODELS, Model
 
 
 @dataclass(frozen=True)

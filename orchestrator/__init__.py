@@ -1,0 +1,1 @@
+"""Sweep files, planning, the engine and the command line: what ties the other rooms together."""

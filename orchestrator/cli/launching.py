@@ -1,0 +1,249 @@
+"""`orch plan | launch | resume | status`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from db.errors import NotFound
+from orchestrator import preflight, where
+from orchestrator import sweep as sweeps
+from orchestrator.cli import INTERRUPTED, Settings
+from orchestrator.cli.show import duration, format_option, plural, print_json, table
+from orchestrator.planning import Plan, plan
+
+if TYPE_CHECKING:
+    from db.store import Store
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _choice_options(command: F) -> F:
+    for option in (
+        click.option(
+            "--where",
+            "conditions",
+            multiple=True,
+            help="Only runs with these fields: 'model=tiny_vit dataset!=digits seed=0,1'.",
+        ),
+        click.option("--limit", type=click.IntRange(min=1), help="Only the first N of them."),
+    ):
+        command = option(command)
+    return command
+
+
+def _execution_options(command: F) -> F:
+    for option in (
+        click.option(
+            "--retry-failed",
+            is_flag=True,
+            help="Also train again what failed in an earlier launch.",
+        ),
+        click.option("--dry-run", is_flag=True, help="Say what would be trained, and stop."),
+        click.option(
+            "--max-concurrent",
+            type=click.IntRange(min=1),
+            help="At most N runs at once; by default as many as the machine holds.",
+        ),
+    ):
+        command = option(command)
+    return _choice_options(command)
+
+
+@click.command("plan")
+@click.argument("path", metavar="SWEEP.yaml", type=click.Path(path_type=Path))
+@_choice_options
+@format_option
+@click.pass_obj
+def plan_command(
+    settings: Settings,
+    path: Path,
+    conditions: tuple[str, ...],
+    limit: int | None,
+    style: str,
+    as_json: bool,
+) -> None:
+    """Say how many runs a sweep file stands for, and how many are done.
+
+    Nothing is trained and nothing is written.
+
+    \b
+    Example: orch plan sweeps/full_grid.yaml
+    """
+    sweep = sweeps.load(path)
+    found = plan(
+        sweep.name, sweeps.chosen(sweep.planned, where.parse(conditions), limit), settings.store
+    )
+    if as_json or style == "json":
+        print_json(found.as_json())
+        return
+    click.echo(_summary(found))
+    click.echo()
+    table(found.rows())
+
+
+def _summary(found: Plan) -> str:
+    extra = f", and {plural(len(found.needed), 'pretraining run')}" if found.needed else ""
+    counts = ", ".join(f"{n:,} {state}" for state, n in found.count(found.requested).items())
+    cells = plural(len(found.cells()), "cell")
+    return f"{found.name}: {plural(len(found.requested), 'run')} in {cells}{extra} ({counts})"
+
+
+@click.command()
+@click.argument("path", metavar="SWEEP.yaml", type=click.Path(path_type=Path))
+@_execution_options
+@click.pass_obj
+def launch(settings: Settings, path: Path, **options: Any) -> None:
+    """Train what is missing of a sweep. Launching again resumes; what is done stays done.
+
+    \b
+    Examples:
+      orch launch sweeps/demo.yaml
+      orch launch sweeps/demo.yaml --where 'model=tiny_bit dataset=digits' --limit 4
+    """
+    _launch(settings, sweeps.load(path), f"orch launch {path}", **options)
+
+
+@click.command()
+@click.argument("name", metavar="[SWEEP]", required=False)
+@_execution_options
+@click.pass_obj
+def resume(settings: Settings, name: str | None, **options: Any) -> None:
+    """Go on with a sweep from the store alone, by its name; without one, the latest.
+
+    \b
+    Example: orch resume demo
+    """
+    from db.reading import Reader
+
+    reader = Reader.open(settings.store)
+    known = reader.sweeps()
+    if not known:
+        raise NotFound(f"{reader.place} has no sweep yet; start one with: orch launch SWEEP.yaml")
+    info = reader.sweep(name) if name else known[0]
+    sweep = sweeps.loads(info.yaml, f"sweep {info.name} in the store")
+    _launch(settings, sweep, f"orch resume {info.name}", **options)
+
+
+def _launch(
+    settings: Settings,
+    sweep: sweeps.Sweep,
+    again: str,
+    *,
+    conditions: tuple[str, ...],
+    limit: int | None,
+    max_concurrent: int | None,
+    dry_run: bool,
+    retry_failed: bool,
+) -> None:
+    chosen = sweeps.chosen(sweep.planned, where.parse(conditions), limit)
+    found = plan(sweep.name, chosen, settings.store)
+    failed = [run for run in (*found.needed, *found.requested) if found.state(run) == "failed"]
+    to_do = found.to_do() + (failed if retry_failed else [])
+    if dry_run:
+        click.echo(_summary(found))
+        for run in to_do:
+            click.echo(f"would train {run.id} {run.kind} {run}")
+        return
+    preflight.check(to_do, dict(found.states), settings.data, settings.runs)
+
+    from db.store import Store
+
+    store = Store.open(settings.store, create=True)
+    runs = [p.run for p in sweep.planned]
+    store.register(sweep.name, sweep.text, runs, {run.id for run in sweep.requested})
+    click.echo(_summary(found))
+    if not to_do:
+        click.echo("Nothing is left to train.")
+        _advise(store, found, again)
+        sys.exit(1 if failed else 0)
+    sys.exit(_train(settings, store, found, chosen, again, max_concurrent, retry_failed))
+
+
+def _train(
+    settings: Settings,
+    store: Store,
+    found: Plan,
+    chosen: list[sweeps.Planned],
+    again: str,
+    max_concurrent: int | None,
+    retry_failed: bool,
+) -> int:
+    """Launch what is chosen and say what came of it; returns the exit code."""
+    back, holders = store.recover()
+    if back:
+        click.echo(f"{plural(back, 'run')} of a launch that died: going on from their checkpoints.")
+    for process in holders:
+        click.echo(f"process {process.pid} on {process.host} trains runs of this store too.")
+    wanted = {p.run.id: p for p in chosen}
+    runs = [stored for stored in store.runs(found.name) if stored.id in wanted]
+    if retry_failed and store.retry([s.key for s in runs if s.state == "failed"]):
+        runs = [stored for stored in store.runs(found.name) if stored.id in wanted]
+    open_runs = sum(stored.state in ("pending", "running") for stored in runs)
+
+    from orchestrator import progress
+    from orchestrator.engine.launch import Options, launch
+
+    began = time.monotonic()
+    resources = {run_id: p.resources for run_id, p in wanted.items()}
+    options = Options(settings.data, settings.runs, max_concurrent, settings.plugins)
+    with progress.observer(open_runs) as observer:
+        outcome = launch(store, runs, resources, options, observer)
+    counts = ", ".join(f"{n:,} {state}" for state, n in sorted(outcome.states.items())) or "none"
+    click.echo(f"This launch: {counts}, in {duration(time.monotonic() - began)}.")
+    if outcome.interrupted:
+        click.echo(f"Stopped; every finished epoch is kept. Go on with: {again}")
+        return INTERRUPTED
+    if outcome.taken_elsewhere:
+        click.echo(f"{plural(outcome.taken_elsewhere, 'run')} belong to another launch.")
+    return _advise(store, found, again)
+
+
+def _advise(store: Store, found: Plan, again: str) -> int:
+    """Say what the user may want to do next; returns 1 where runs failed or wait for failed ones."""
+    states = store.states([run.id for run in (*found.needed, *found.requested)])
+    failed = [run for run in (*found.needed, *found.requested) if states.get(run.id) == "failed"]
+    for run in failed[:3]:
+        click.echo(f"failed: {run}; the reason: orch runs show {run.id[:8]}")
+    if failed:
+        click.echo(f"{plural(len(failed), 'run')} failed. Try again with: {again} --retry-failed")
+    waiting = [run for run in found.requested if states.get(run.id) == "pending"]
+    if waiting and failed:
+        click.echo(f"{plural(len(waiting), 'run')} wait for what failed.")
+    if not failed:
+        click.echo(f"Read the table with: orch report --sweep {found.name} --table ood")
+    return 1 if failed else 0
+
+
+@click.command()
+@click.argument("name", metavar="[SWEEP]", required=False)
+@format_option
+@click.pass_obj
+def status(settings: Settings, name: str | None, style: str, as_json: bool) -> None:
+    """Show how far each sweep is, what failed, and how long the rest may take.
+
+    \b
+    Example: orch status demo
+    """
+    from db.reading import Reader
+    from orchestrator import standing
+
+    reader = Reader.open(settings.store)
+    found = [standing.of(reader, s.name) for s in reader.sweeps() if name in (None, s.name)]
+    if name and not found:
+        reader.sweep(name)  # raises, naming the sweeps there are
+    if as_json or style == "json":
+        print_json([one.as_json() for one in found])
+        return
+    if not found:
+        click.echo(f"{reader.place} has no sweep yet; start one with: orch launch SWEEP.yaml")
+    for one in found:
+        click.echo("\n".join(one.lines()))
+
+
+COMMANDS: list[click.Command] = [plan_command, launch, resume, status]

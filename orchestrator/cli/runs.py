@@ -1,0 +1,221 @@
+"""`orch runs list | show | logs | run`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+import click
+
+from db.errors import EnvironmentProblem, SpecError
+from db.records import Attempt, StoredRun
+from orchestrator import where
+from orchestrator.cli import Settings
+from orchestrator.cli.show import duration, format_option, percent, plural, print_json, table
+
+
+@click.group()
+def runs() -> None:
+    """Single runs: list them, look into one, train one here."""
+
+
+@runs.command("list")
+@click.option("--sweep", help="Only the runs of this sweep.")
+@click.option("--where", "conditions", multiple=True, help="Only runs with these fields.")
+@click.option(
+    "--state",
+    type=click.Choice(["pending", "running", "done", "diverged", "failed"]),
+    help="Only runs in this state.",
+)
+@click.option("--failed", is_flag=True, help="Same as --state failed.")
+@format_option
+@click.pass_obj
+def runs_list(
+    settings: Settings,
+    sweep: str | None,
+    conditions: tuple[str, ...],
+    state: str | None,
+    failed: bool,
+    style: str,
+    as_json: bool,
+) -> None:
+    """List runs with their state.
+
+    \b
+    Example: orch runs list --where 'model=tiny_bit method=sgd'
+    """
+    from db.reading import Reader
+
+    wanted, state = where.parse(conditions), "failed" if failed else state
+    found = [
+        stored
+        for stored in Reader.open(settings.store).runs(sweep)
+        if wanted.matches(stored.run) and state in (None, stored.state)
+    ]
+    if as_json or style == "json":
+        print_json([_as_json(stored) for stored in found])
+        return
+    table(
+        [
+            {
+                "id": stored.id[:8],
+                "kind": stored.run.kind,
+                "model": stored.run.model,
+                "dataset": stored.run.dataset,
+                "method": stored.run.method,
+                "lr": f"{stored.run.learning_rate:g}",
+                "seed": stored.run.seed,
+                "state": stored.state,
+                "attempts": stored.attempts,
+                "error": (stored.error or "")[:60],
+            }
+            for stored in found
+        ],
+        right=("lr", "seed", "attempts"),
+    )
+    click.echo(plural(len(found), "run"))
+
+
+def _as_json(stored: StoredRun) -> dict[str, Any]:
+    return {
+        "id": stored.id,
+        **stored.run.content(),
+        "variant": stored.run.variant,
+        "state": stored.state,
+        "attempts": stored.attempts,
+        "error": stored.error,
+    }
+
+
+@runs.command("show")
+@click.argument("run_id", metavar="ID")
+@format_option
+@click.pass_obj
+def runs_show(settings: Settings, run_id: str, style: str, as_json: bool) -> None:
+    """Show one run: its configuration, attempts, traceback and epochs. ID may be shortened.
+
+    \b
+    Example: orch runs show 3f2a91c0
+    """
+    from db.reading import Reader
+
+    reader = Reader.open(settings.store)
+    stored = reader.find_run(run_id)
+    attempts, history = reader.attempts(stored.key), reader.history(stored.key)
+    if as_json or style == "json":
+        print_json(
+            {
+                **_as_json(stored),
+                "attempts": [asdict(a) for a in attempts],
+                "epochs": [asdict(record) for record in history],
+            }
+        )
+        return
+    click.echo(f"{stored.id}  {stored.state}  {stored.run}")
+    for name, value in stored.run.content().items():
+        click.echo(f"  {name}: {value}")
+    for one in attempts:
+        click.echo("\n".join(_attempt_lines(one)))
+    click.echo()
+    table(
+        [
+            {
+                "epoch": record.epoch,
+                "train_loss": _number(record.train_loss),
+                "train_accuracy": percent(record.train_accuracy),
+                **{f"{m.split} {m.group}".strip(): percent(m.value) for m in record.metrics},
+                "seconds": f"{record.seconds:.2f}",
+            }
+            for record in history
+        ],
+        right=("epoch", "train_loss", "train_accuracy", "seconds"),
+    )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _attempt_lines(one: Attempt) -> list[str]:
+    began = datetime.fromtimestamp(one.claimed).astimezone().isoformat(" ", "seconds")
+    lasted = "" if one.ended is None else f", {duration(one.ended - one.claimed)}"
+    start = "" if one.resumed_from is None else f", resumed after epoch {one.resumed_from}"
+    where_ran = f"{one.host or 'not started'} ({one.device or '-'}), process {one.pid}"
+    lines = [f"attempt {one.number}: {one.outcome or 'running'}, {began}{lasted}{start}"]
+    lines.append(f"  on {where_ran}")
+    if one.git_commit:
+        dirty = " with local changes" if one.git_dirty else ""
+        lines.append(f"  orch at commit {one.git_commit[:12]}{dirty}")
+    if one.versions:
+        lines.append("  " + ", ".join(f"{k} {v}" for k, v in one.versions.items()))
+    if one.irreproducible:
+        lines.append("  a later attempt measured other numbers: this one could not be repeated")
+    if one.error:
+        lines.append(f"  {one.error}")
+    if one.traceback:
+        lines += [f"    {line}" for line in one.traceback.rstrip().splitlines()]
+    return lines
+
+
+@runs.command("logs")
+@click.argument("run_id", metavar="ID")
+@click.option("--attempt", type=click.IntRange(min=1), help="Which attempt; by default the last.")
+@click.pass_obj
+def runs_logs(settings: Settings, run_id: str, attempt: int | None) -> None:
+    """Print what an attempt wrote to stdout and stderr.
+
+    \b
+    Example: orch runs logs 3f2a91c0 --attempt 1
+    """
+    from db.reading import Reader
+    from orchestrator.engine.attempt import log_path
+
+    stored = Reader.open(settings.store).find_run(run_id)
+    if not stored.attempts:
+        raise SpecError(f"run {stored.id} has not been tried yet; `orch launch` trains it.")
+    path = log_path(settings.runs / stored.id, attempt or stored.attempts)
+    try:
+        click.echo(path.read_text(errors="replace"), nl=False)
+    except FileNotFoundError as error:
+        raise SpecError(
+            f"{path} does not exist; run {stored.id} has {plural(stored.attempts, 'attempt')}, "
+            "and --runs must name the folder it was trained with."
+        ) from error
+
+
+@runs.command("run")
+@click.argument("run_id", metavar="ID")
+@click.option("--local", is_flag=True, help="In this process, without Ray.")
+@click.option("--device", default="cpu", show_default=True, help="Such as cpu or cuda:0.")
+@click.pass_obj
+def runs_run(settings: Settings, run_id: str, local: bool, device: str) -> None:
+    """Train one run here, to debug it or to check it.
+
+    A run that is not done is recorded like any attempt. One that is done is trained again from the
+    start and compared with what is stored; its weights, where others need them, are written anew.
+
+    \b
+    Example: orch runs run 3f2a91c0 --local
+    """
+    if not local:
+        raise SpecError("orch runs run ID works in this process: add --local (or: orch launch).")
+    from db.store import Store
+    from orchestrator.engine import local as here
+
+    store = Store.open(settings.store)
+    stored = store.find_run(run_id)
+    work = here.Local(store, settings.data, settings.runs, device)
+    if stored.state in ("done", "diverged"):
+        differences = work.repeat(stored)
+        if differences:
+            raise EnvironmentProblem("the repetition differs: " + "; ".join(differences[:3]))
+        click.echo("Repeated: every epoch and metric equals what is stored, bit by bit.")
+        return
+    state = work.train(stored)
+    click.echo(f"{stored.id} is {state}.")
+    sys.exit(1 if state == "failed" else 0)
+
+
+COMMANDS: list[click.Command] = [runs]

@@ -1,0 +1,87 @@
+"""How commands print: tables for people, JSON for programs, progress for those who wait."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+STATE_COLOURS = {
+    "done": "green",
+    "running": "cyan",
+    "pending": "white",
+    "diverged": "yellow",
+    "failed": "red",
+}
+
+
+def format_option(command: F) -> F:
+    """`--format text|json`, with `--json` for short."""
+    command = click.option("--json", "as_json", is_flag=True, help="Same as --format json.")(
+        command
+    )
+    return click.option(
+        "--format",
+        "style",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
+        help="A table to read, or JSON for a program.",
+    )(command)
+
+
+def print_json(value: object) -> None:
+    """JSON on stdout, nothing else."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def table(rows: Sequence[Mapping[str, object]], right: Sequence[str] = ()) -> None:
+    """Rows as aligned columns, in colour where the output is a terminal; no frame, so it greps."""
+    from rich.table import Table
+    from rich.text import Text
+
+    if not rows:
+        return
+    shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for name in rows[0]:
+        shown.add_column(
+            name.replace("_", " "), justify="right" if name in right else "left", no_wrap=True
+        )
+    for row in rows:
+        cells = ["" if value is None else str(value) for value in row.values()]
+        shown.add_row(*(Text(c, style=STATE_COLOURS.get(c.split(" ")[0], "")) for c in cells))
+    console().print(shown)
+
+
+def console(stderr: bool = False) -> Any:
+    """rich's console: as wide as the terminal, or as wide as the lines are in a pipe."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else 200
+    return Console(file=stream, width=width, highlight=False, soft_wrap=not stream.isatty())
+
+
+def duration(seconds: float) -> str:
+    """`8 s`, `3 min 20 s`, `5 h 12 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def percent(value: float | None) -> str:
+    """A fraction as the tables print it."""
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -1,0 +1,79 @@
+"""One attempt at a run, inside whatever process trains it: its log, its events."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import worker
+from db.records import Run
+
+log = logging.getLogger("orch")
+
+
+def log_path(folder: Path, fence: int) -> Path:
+    """Where an attempt's output is kept."""
+    return folder / f"attempt-{fence}.log"
+
+
+@contextmanager
+def captured(path: Path) -> Iterator[None]:
+    """Send this process's stdout and stderr to a file, native code's too, until the block ends."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = [os.dup(1), os.dup(2)]
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for target, descriptor in zip((1, 2), saved, strict=True):
+            os.dup2(descriptor, target)
+            os.close(descriptor)
+        os.close(file)
+
+
+def attempt(run: Run, context: worker.Context) -> Iterator[worker.Event]:
+    """Train `run`, telling the log what happens."""
+    log.info("run %s, attempt %d: %s", run.id, context.fence, run)
+    for event in worker.run(run, context):
+        if line := _line(run, event):
+            log.info("%s", line)
+        yield event
+
+
+def _line(run: Run, event: worker.Event) -> str:
+    match event:
+        case worker.Started():
+            where = event.resumed_from
+            start = "from the start" if where is None else f"after epoch {where}"
+            return f"on {event.provenance.host} ({event.provenance.device}), {start}"
+        case worker.Epoch():
+            record = event.record
+            shares = ", ".join(f"{m.split} {m.value:.4f}" for m in record.metrics if not m.group)
+            loss = "" if record.train_loss is None else f"loss {record.train_loss:.4f}, "
+            return f"epoch {record.epoch}/{run.epochs}: {loss}{shares} ({record.seconds:.2f} s)"
+        case worker.Diverged():
+            return f"diverged: the loss is not finite at epoch {event.epoch}, step {event.step}"
+        case worker.Finished():
+            return "done"
+        case worker.Paused():
+            return f"paused after epoch {event.epoch}"
+    return ""
+
+
+def log_to(handler: logging.Handler) -> None:
+    """Make `handler` the log's only one, with times."""
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    for name in ("orch", "worker"):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.setLevel(logging.INFO)
+        logger.propagate = False

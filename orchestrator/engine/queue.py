@@ -1,0 +1,50 @@
+"""Which run next: the order of the sweep among the runs whose dependencies are done."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+
+from db.records import State, StoredRun
+
+
+class Queue:
+    """The runs of a launch that are not final yet, by id."""
+
+    def __init__(self, runs: Iterable[StoredRun], known: Mapping[str, State]) -> None:
+        """`runs` in their order; `known` the states of everything that they may need."""
+        self._state: dict[str, State] = dict(known)
+        self._needs: dict[str, tuple[str, ...]] = {}
+        self._waiting: deque[str] = deque()
+        for stored in runs:
+            self._needs[stored.id] = stored.run.needs
+            if stored.state in ("pending", "running"):
+                self._waiting.append(stored.id)
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def take(self) -> str | None:
+        """The next run whose needs are met, out of the queue; None where all wait for others."""
+        for position, run_id in enumerate(self._waiting):
+            if all(self._state.get(need) == "done" for need in self._needs[run_id]):
+                del self._waiting[position]
+                return run_id
+        return None
+
+    def put_back(self, run_id: str) -> None:
+        """A run whose attempt ended without an outcome goes first."""
+        self._waiting.appendleft(run_id)
+
+    def settle(self, run_id: str, state: State) -> None:
+        """A run is final: what needs it may start, or never will."""
+        self._state[run_id] = state
+
+    def blocked(self) -> list[str]:
+        """The waiting runs that can never start because what they need did not get done."""
+        hopeless = ("failed", "diverged")
+        return [
+            run_id
+            for run_id in self._waiting
+            if any(self._state.get(need) in hopeless for need in self._needs[run_id])
+        ]

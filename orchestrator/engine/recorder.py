@@ -1,0 +1,64 @@
+"""From what a worker says to what the store keeps: the one writer's one way in."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from db.errors import Superseded
+from db.records import Claim, State
+from db.store import Store
+from worker.events import Diverged, Epoch, Event, Failed, Finished, Paused, Progress, Started
+
+log = logging.getLogger(__name__)
+
+
+class Recorder:
+    """Writes the events of attempts into a store and clears away what finished runs leave."""
+
+    def __init__(self, store: Store, runs: Path) -> None:
+        self.store = store
+        self.runs = runs
+
+    def record(self, claim: Claim, event: Event) -> State | None:
+        """Keep an event; returns the run's new state where it ends the attempt.
+
+        A late message of an attempt that was replaced is dropped: its successor repeats it.
+        """
+        try:
+            return self._keep(claim, event)
+        except Superseded as late:
+            log.info("%s", late)
+            return None
+
+    def _keep(self, claim: Claim, event: Event) -> State | None:
+        match event:
+            case Started():
+                self.store.start(claim, event.history, event.provenance, event.resumed_from)
+            case Epoch():
+                self.store.epoch(claim, event.record)
+            case Finished():
+                self.store.finish(claim, event.history, event.artifacts, event.peak_memory)
+                self._clear(claim)
+                return "done"
+            case Diverged():
+                where = f"the loss is not finite at epoch {event.epoch}, step {event.step}"
+                self.store.diverge(claim, event.history, where)
+                self._clear(claim)
+                return "diverged"
+            case Failed():
+                self.store.fail(claim, event.error, event.traceback)
+                return "failed"
+            case Paused():
+                self.store.release(claim, "paused")
+                return "pending"
+            case Progress():
+                pass
+        return None
+
+    def _clear(self, claim: Claim) -> None:
+        """Drop a final run's checkpoints and half-written files; logs and artifacts stay."""
+        folder = self.runs / claim.run.id
+        for pattern in ("checkpoint-*.pt", ".partial-*"):
+            for path in folder.glob(pattern):
+                path.unlink(missing_ok=True)

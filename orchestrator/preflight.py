@@ -1,0 +1,49 @@
+"""Before the first trial: is every file that the runs need there? All that is missing, at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from db.errors import EnvironmentProblem, MissingInputs
+from db.records import Run, State
+from worker.data import DATASETS
+from worker.models import ARTIFACT, MODELS
+
+
+def check(runs: Iterable[Run], states: dict[str, State], data: Path, folder: Path) -> None:
+    """Raise `MissingInputs` listing each missing thing once, with its remedy."""
+    to_do = list(runs)
+    problems = list(dict.fromkeys(_missing(to_do, states, data, folder)))
+    if problems:
+        raise MissingInputs(
+            "the launch cannot start; missing:\n" + "\n".join(f"  - {p}" for p in problems)
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"--runs {folder} cannot be written ({error.strerror}); name another folder."
+        ) from error
+
+
+def _missing(to_do: list[Run], states: dict[str, State], data: Path, folder: Path) -> Iterator[str]:
+    for name in dict.fromkeys(run.model for run in to_do):
+        if MODELS[name].build is None:
+            yield f'model "{name}": this version of orch plans it and cannot build it yet.'
+    for name in dict.fromkeys(run.dataset for run in to_do):
+        dataset = DATASETS[name]
+        if dataset.load is None:
+            yield f'dataset "{name}": this version of orch plans it and cannot read it yet.'
+        for path in dataset.missing(data):
+            yield f'dataset "{name}": {path} is not there; get it with: {dataset.remedy}'
+    for need in dict.fromkeys(need for run in to_do for need in run.needs):
+        path = folder / need / ARTIFACT
+        if states.get(need) == "done" and not path.is_file():
+            yield (
+                f"pretrained weights: {path} is not there although its run is done; "
+                f"bring back the --runs folder, or: orch runs run {need} --local"
+            )

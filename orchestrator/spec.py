@@ -1,0 +1,274 @@
+"""What a sweep file may say: its fields, their checks, and how complaints read.
+
+A file holds one product (models × datasets × methods × learning rates × seeds), or `grids:`, a list
+of such blocks whose missing fields come from the file's top level. Everything is checked before
+anything is done, and a complaint names file, line, field and remedy.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from db.errors import SpecError
+from orchestrator import yaml_file
+from worker.catalog import Catalog, nearest
+from worker.data import DATASETS, Dataset
+from worker.methods import LEARNING_RATES, METHODS, Method
+from worker.models import MODELS
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+
+
+def _unique(values: list[Any]) -> list[Any]:
+    for index, value in enumerate(values):
+        if value in values[:index]:
+            raise ValueError(f"{value!r} is listed twice; keep one of them")
+    return values
+
+
+def _known(catalog: Catalog[Any]) -> Callable[[str], str]:
+    def check(name: str) -> str:
+        try:
+            catalog.find(name)
+        except SpecError as error:
+            raise ValueError(str(error)) from error
+        return name
+
+    return check
+
+
+def _rates(value: Any, field: str = "") -> tuple[float, ...]:
+    """A list of learning rates, in ascending order: ties between rates go to the smallest."""
+    where = f"{field}: " if field else ""
+    if not isinstance(value, list):
+        raise ValueError(f"{where}must be a list of rates such as [1e-4, 3e-4], or `default`")
+    if not value:
+        raise ValueError(f"{where}is empty; give at least one rate")
+    for rate in value:
+        if isinstance(rate, bool) or not isinstance(rate, (int, float)):
+            raise ValueError(f"{where}{rate!r} is not a number; give rates such as 3e-4")
+        if not (math.isfinite(rate) and rate > 0):
+            raise ValueError(f"{where}{rate!r} is not a positive rate; give rates such as 3e-4")
+    return tuple(sorted(_unique([float(rate) for rate in value])))
+
+
+def _learning_rates(value: Any) -> Any:
+    if value == "default":
+        return value
+    if not isinstance(value, dict):
+        return _rates(value)
+    if not value:
+        raise ValueError("is empty; give a list, `default`, or {method: list}")
+    for name in value:
+        if name not in METHODS and name not in LEARNING_RATES:
+            raise ValueError(f'unknown method "{name}"; {nearest(str(name), METHODS)}')
+    return {name: _rates(rates, str(name)) for name, rates in value.items()}
+
+
+def _evaluate(value: Any) -> Any:
+    if value in ("table", "all"):
+        return value
+    if not isinstance(value, list) or not value or not all(isinstance(v, str) for v in value):
+        raise ValueError("must be `table`, `all`, or a list of splits such as [id, ood]")
+    if "id" not in value:
+        raise ValueError('leaves out "id", the split that selects; add it')
+    return tuple(_unique(value))
+
+
+Positive = Annotated[int, Field(ge=1)]
+ModelId = Annotated[str, AfterValidator(_known(MODELS))]
+DatasetId = Annotated[str, AfterValidator(_known(DATASETS))]
+MethodId = Annotated[str, AfterValidator(_known(METHODS))]
+Rates = tuple[float, ...]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Resources(_Strict):
+    """What one run occupies while it trains; never part of its identity."""
+
+    cpus: Annotated[float, Field(gt=0)] = 1.0
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    """May be a fraction, so that several runs share one."""
+
+    @field_validator("gpus")
+    @classmethod
+    def _at_most_one(cls, gpus: float) -> float:
+        if gpus > 1:
+            raise ValueError("a run trains on one GPU at most; give 1 or a fraction")
+        return gpus
+
+
+class Block(_Strict):
+    """One product of models, datasets, methods, learning rates and seeds."""
+
+    kind: Literal["finetune", "pretrain"] = "finetune"
+    models: Annotated[list[ModelId], Field(min_length=1), AfterValidator(_unique)]
+    datasets: Annotated[list[DatasetId], AfterValidator(_unique)] = []
+    methods: Annotated[list[MethodId], AfterValidator(_unique)] = []
+    learning_rates: Annotated[Any, BeforeValidator(_learning_rates)] = "default"
+    """`default` (the method's own list), a list, or {method or family: list}."""
+    seeds: Annotated[
+        list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_unique)
+    ] = [0]
+    epochs: Positive | None = None
+    """None: the dataset's own number (paper, appendix A)."""
+    batch_size: Positive = 32
+    micro_batch: Positive = 16
+    """Images a forward pass; the authors' code uses half a batch."""
+    protocol: Literal["paper"] = "paper"
+    """A preset of the fields below, each of which may be set by itself."""
+    schedule: Literal["cosine_per_step", "cosine_per_epoch"] = "cosine_per_step"
+    adamw_weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
+    weights: Literal["pretrained", "random"] = "pretrained"
+    precision: Literal["fp32"] = "fp32"
+    threads: Positive = 1
+    evaluate: Annotated[Any, BeforeValidator(_evaluate)] = "table"
+    resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _whole(self) -> Block:
+        if self.micro_batch > self.batch_size:
+            raise ValueError("micro_batch is larger than batch_size; give at most batch_size")
+        if self.kind == "pretrain":
+            self._check_pretrain()
+            return self
+        for field in ("datasets", "methods"):
+            if not getattr(self, field):
+                raise ValueError(f"{field} is missing or empty; name at least one")
+        for dataset in map(DATASETS.__getitem__, self.datasets):
+            if dataset.upstream:
+                raise ValueError(f'datasets: "{dataset.id}" is for pretraining; name another')
+            self._check_splits(dataset)
+        if isinstance(self.learning_rates, dict):
+            for method in self.methods:
+                self.rates(METHODS[method])
+        return self
+
+    def _check_pretrain(self) -> None:
+        if self.datasets or self.methods or self.learning_rates != "default":
+            raise ValueError(
+                "a pretrain block takes only models and seeds: the model's recipe decides the rest"
+            )
+        for model in self.models:
+            if MODELS[model].recipe is None:
+                raise ValueError(f'models: "{model}" has published weights; leave it out')
+
+    def _check_splits(self, dataset: Dataset) -> None:
+        if isinstance(self.evaluate, tuple):
+            names = [split.name for split in dataset.splits]
+            for split in self.evaluate:
+                if split not in names:
+                    raise ValueError(
+                        f'evaluate: {dataset.id} has no split "{split}"; {nearest(split, names)}'
+                    )
+
+    def rates(self, method: Method) -> Rates:
+        """The learning rates of a method: its own entry, its family's, the list or its default."""
+        given = self.learning_rates
+        if given == "default":
+            return method.learning_rates
+        if not isinstance(given, dict):
+            return tuple(given)
+        for name in (method.id, method.family):
+            if name in given:
+                return tuple(given[name])
+        raise ValueError(
+            f'learning_rates has no list for "{method.id}"; '
+            f'add one, or one for its family "{method.family}"'
+        )
+
+
+def blocks_of(file: yaml_file.YamlFile) -> tuple[str, list[Block]]:
+    """A file's name and its checked blocks; raises `SpecError` with every complaint, one a line."""
+    values = file.values
+    if not isinstance(values, dict):
+        found = "empty" if values is None else f"a {type(values).__name__}"
+        raise SpecError(f"{file.name} is {found}; a sweep file is `field: value` lines.")
+    top = dict(values)
+    problems: list[str] = []
+    name = top.pop("name", None)
+    if not isinstance(name, str) or not _is_name(name):
+        text = "is missing; add `name: my_sweep`" if name is None else "letters, digits, . _ - only"
+        problems.append(file.problem(("name",), f"{text}."))
+    grids = top.pop("grids", None)
+    if grids is None:
+        grids, prefixes = [{}], [()]
+    elif not isinstance(grids, list) or not grids or not all(isinstance(g, dict) for g in grids):
+        problems.append(file.problem(("grids",), "must be a list of blocks, each `field: value`."))
+        grids, prefixes = [], []
+    else:
+        prefixes = [("grids", index) for index in range(len(grids))]  # type: ignore[misc]
+    blocks = []
+    for prefix, block in zip(prefixes, grids, strict=True):
+        try:
+            blocks.append(Block.model_validate({**top, **block}))
+        except ValidationError as error:
+            problems += _explain(file, error, prefix, block)
+    if problems:
+        raise SpecError("\n".join(dict.fromkeys(problems)))
+    return str(name), blocks
+
+
+def _is_name(text: str) -> bool:
+    return re.fullmatch(NAME, text) is not None
+
+
+def _explain(
+    file: yaml_file.YamlFile, error: ValidationError, prefix: tuple[Any, ...], block: dict[Any, Any]
+) -> Iterator[str]:
+    """Pydantic's findings as sentences at the line where the field stands."""
+    for found in error.errors():
+        location = found["loc"]
+        inside = prefix if not location or location[0] in block else ()
+        yield file.problem((*inside, *location), _sentence(found))
+
+
+_WANTED = {
+    "list_type": "must be a list, such as [{0}]",
+    "string_type": "must be a word, not {0!r}",
+    "int_type": "must be a whole number, not {0!r}",
+    "int_from_float": "must be a whole number, not {0!r}",
+    "float_type": "must be a number, not {0!r}",
+    "finite_number": "must be a finite number, not {0!r}",
+    "model_type": "must be `field: value` pairs, not {0!r}",
+    "dict_type": "must be `field: value` pairs, not {0!r}",
+    "too_short": "is empty; give at least one",
+    "missing": "is missing; add it",
+}
+
+
+def _sentence(found: ErrorDetails) -> str:
+    kind, given, details = found["type"], found["input"], found.get("ctx", {})
+    if kind == "extra_forbidden":
+        fields = Resources.model_fields if "resources" in found["loc"] else Block.model_fields
+        known = [*fields, *(("name", "grids") if fields is Block.model_fields else ())]
+        return f"unknown field; {nearest(str(found['loc'][-1]), known)}"
+    if kind in _WANTED:
+        return _WANTED[kind].format(given)
+    if kind == "value_error":
+        return str(details["error"])
+    if kind in ("greater_than", "greater_than_equal"):
+        least = details.get("gt", details.get("ge"))
+        word = "more than" if "gt" in details else "at least"
+        return f"{given!r} is too small; give {word} {least}"
+    if kind == "literal_error":
+        return f"{given!r} is not one of {details['expected']}; choose one"
+    return f"{found['msg']}; got {given!r}"

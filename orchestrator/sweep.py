@@ -1,0 +1,174 @@
+"""Sweep files: one YAML file is one question; it expands into runs. Pure: no data, no store.
+
+The order is that of the file's lists, each run after what it needs, the same every time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from db.errors import SpecError
+from db.records import Run
+from orchestrator import yaml_file
+from orchestrator.spec import Block, Resources, blocks_of
+from orchestrator.where import Where
+from worker.data import DATASETS, Dataset
+from worker.kinds import KINDS
+from worker.methods import METHODS, Method
+from worker.models import MODELS, Model
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run of a sweep, with what it occupies while it trains."""
+
+    run: Run
+    resources: Resources
+    requested: bool = True
+    """False for what requested runs need."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A checked sweep file: its name, its text, and its runs, each after what it needs."""
+
+    name: str
+    text: str
+    planned: tuple[Planned, ...]
+
+    @property
+    def requested(self) -> list[Run]:
+        """The runs that the file asks for."""
+        return [p.run for p in self.planned if p.requested]
+
+
+def load(path: Path) -> Sweep:
+    """Read, check and expand a sweep file; raises `SpecError` with every complaint, one a line."""
+    return _expand(yaml_file.read(path))
+
+
+def loads(text: str, name: str) -> Sweep:
+    """The same for a text, such as the one that a store kept."""
+    return _expand(yaml_file.parse(text, name))
+
+
+def _expand(file: yaml_file.YamlFile) -> Sweep:
+    name, blocks = blocks_of(file)
+    planned: dict[str, Planned] = {}
+    for index, block in enumerate(blocks):
+        for new in _runs(block):
+            old = planned.get(new.run.id)
+            if old and old.requested and new.requested and old.resources != new.resources:
+                where = ("grids", index, "resources")
+                raise SpecError(
+                    file.problem(where, f"an earlier block gives {new.run} other resources; agree.")
+                )
+            if old is None or (new.requested and not old.requested):
+                planned[new.run.id] = new
+    return Sweep(name, file.text, tuple(planned.values()))
+
+
+def _runs(block: Block) -> Iterator[Planned]:
+    """A block's runs in the order of its lists, each preceded by what it needs."""
+    if block.kind == "pretrain":
+        for model in map(MODELS.__getitem__, block.models):
+            for seed in block.seeds:
+                yield Planned(pretraining(model, seed, block.threads), block.resources)
+        return
+    for model in map(MODELS.__getitem__, block.models):
+        weights: str = block.weights
+        if model.recipe and weights == "pretrained":
+            needed = pretraining(model, 0, block.threads)
+            yield Planned(needed, block.resources, requested=False)
+            weights = f"run:{needed.id}"
+        for dataset in map(DATASETS.__getitem__, block.datasets):
+            for method in map(METHODS.__getitem__, block.methods):
+                for rate in block.rates(method):
+                    for seed in block.seeds:
+                        run = _finetuning(block, model, weights, dataset, method, rate, seed)
+                        yield Planned(run, block.resources)
+
+
+def _finetuning(
+    block: Block,
+    model: Model,
+    weights: str,
+    dataset: Dataset,
+    method: Method,
+    rate: float,
+    seed: int,
+) -> Run:
+    every, improved = _evaluated(block, dataset)
+    decay = block.adamw_weight_decay if method.optimizer == "adamw" else method.weight_decay
+    return Run(
+        kind="finetune",
+        model=model.id,
+        dataset=dataset.id,
+        method=method.id,
+        learning_rate=rate,
+        seed=seed,
+        epochs=block.epochs or dataset.epochs,
+        batch_size=block.batch_size,
+        micro_batch=block.micro_batch,
+        weight_decay=decay,
+        schedule=block.schedule,
+        clip_norm=None,
+        weights=weights,
+        precision=block.precision,
+        threads=block.threads,
+        evaluate=every,
+        evaluate_on_improvement=improved,
+        kind_version=KINDS["finetune"].version,
+        model_version=model.version,
+        dataset_version=dataset.version,
+        method_version=method.version,
+    )
+
+
+def _evaluated(block: Block, dataset: Dataset) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The splits of every epoch, and those of epochs that improve the selection score."""
+    table, others = dataset.split_names(auxiliary=False), dataset.split_names(auxiliary=True)
+    if block.evaluate == "table":
+        return table, others
+    if block.evaluate == "all":
+        return table + others, ()
+    return tuple(name for name in table + others if name in block.evaluate), ()
+
+
+def pretraining(model: Model, seed: int, threads: int) -> Run:
+    """The run that makes a tiny model's weights, by the model's recipe."""
+    recipe = model.recipe
+    if recipe is None:
+        raise SpecError(f'model "{model.id}" has published weights and is not pretrained here.')
+    dataset, method = DATASETS[recipe.dataset], METHODS[recipe.method]
+    return Run(
+        kind="pretrain",
+        model=model.id,
+        dataset=dataset.id,
+        method=method.id,
+        learning_rate=recipe.learning_rate,
+        seed=seed,
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        micro_batch=recipe.batch_size,
+        weight_decay=recipe.weight_decay,
+        schedule="cosine_per_step",
+        clip_norm=recipe.clip_norm,
+        weights="random",
+        precision="fp32",
+        threads=threads,
+        evaluate=dataset.split_names(auxiliary=False),
+        kind_version=KINDS["pretrain"].version,
+        model_version=model.version,
+        dataset_version=dataset.version,
+        method_version=method.version,
+    )
+
+
+def chosen(planned: tuple[Planned, ...], where: Where, limit: int | None) -> list[Planned]:
+    """The requested runs that `--where` and `--limit` leave, with what they need, in order."""
+    kept = [p for p in planned if p.requested and where.matches(p.run)][:limit]
+    wanted = {p.run.id for p in kept} | {need for p in kept for need in p.run.needs}
+    return [p for p in planned if p.run.id in wanted]
