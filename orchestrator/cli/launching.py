@@ -205,7 +205,7 @@ def _train(
 
 
 def _advise(store: Store, found: Plan, again: str) -> int:
-    """Say what the user may want to do next; returns 1 where runs failed or wait for failed ones."""
+    """Say what the user may want to do next; returns 1 where runs failed, else 0."""
     states = store.states([run.id for run in (*found.needed, *found.requested)])
     failed = [run for run in (*found.needed, *found.requested) if states.get(run.id) == "failed"]
     for run in failed[:3]:

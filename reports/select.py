@@ -1,0 +1,220 @@
+"""Which run and epoch stand for a cell, decided by in-distribution validation alone.
+
+PROTOCOL section 4: a run's score is its best epoch by the `id` metric (first on ties, epoch 0 never
+counts); the mean over seeds of that score chooses the learning rate (the smallest on ties); then
+every other metric is read at those epochs and averaged over seeds.
+
+The choice is made by window functions, the same on every engine, over no split but `id`.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from db.errors import ReportError
+from db.reading import METRICS, RUNS, Reader
+from db.records import CELL, CHOSEN_OVER, FINAL_STATES, StoredRun
+
+SELECTION_SPLIT = "id"
+Z90 = 1.645
+Key = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table: a model, a dataset and a method, with how it was chosen.
+
+    Values and intervals are in percent, unrounded.
+    """
+
+    model: str
+    dataset: str
+    method: str
+    metric: str
+    n: int
+    """Runs that are final."""
+    expected: int
+    """Runs that the sweep asks for: rates × seeds."""
+    value: float | None = None
+    """Mean over seeds; None where no rate has all of its seeds."""
+    ci90: float | None = None
+    """Half-width of the 90% interval over seeds; None for one seed."""
+    learning_rate: float | None = None
+    edge: str = ""
+    """`low` or `high` where the chosen rate is the end of its list, so that a better may lie past."""
+    diverged: bool = False
+    """A chosen run's loss stopped being finite; its epochs before that compete."""
+    runs: tuple[str, ...] = ()
+    """Ids of the chosen rate's runs, one a seed."""
+
+    @property
+    def partial(self) -> bool:
+        """Whether runs that could change the choice are still missing."""
+        return self.n < self.expected
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """A row of the selection: one seed of a cell's chosen rate."""
+
+    run_key: int
+    learning_rate: float
+    metric: str
+    value: float
+
+
+def cells(reader: Reader, runs: Sequence[StoredRun], split: str) -> dict[Key, Cell]:
+    """Every cell of `runs` with its `split` metric at the selected rate and epochs.
+
+    Raises `ReportError` where runs of one cell differ in more than what is chosen over.
+    """
+    by_cell: dict[Key, list[StoredRun]] = {}
+    for stored in runs:
+        run = stored.run
+        by_cell.setdefault((run.model, run.dataset, run.method), []).append(stored)
+    _refuse_mixtures(by_cell)
+    chosen = _select(reader, runs, split)
+    return {key: _cell(key, members, chosen.get(key, [])) for key, members in by_cell.items()}
+
+
+def _refuse_mixtures(by_cell: dict[Key, list[StoredRun]]) -> None:
+    for key, members in by_cell.items():
+        variants = {stored.run.variant: stored.run.content() for stored in members}
+        if len(variants) == 1:
+            continue
+        contents = list(variants.values())
+        fixed = [name for name in contents[0] if name not in (*CELL, *CHOSEN_OVER)]
+        differ = {
+            name: sorted({str(content[name]) for content in contents})
+            for name in fixed
+            if len({str(content[name]) for content in contents}) > 1
+        }
+        raise ReportError(
+            f"the cell {' '.join(key)} has runs of {len(variants)} variants, which one number "
+            "cannot stand for; they differ in "
+            + "; ".join(f"{name}: {' / '.join(values)}" for name, values in differ.items())
+            + f". Choose with --sweep, or --where {next(iter(differ))}=…"
+        )
+
+
+def _cell(key: Key, members: list[StoredRun], chosen: list[_Chosen]) -> Cell:
+    final = [stored for stored in members if stored.state in FINAL_STATES[:2]]
+    model, dataset, method = key
+    metric = chosen[0].metric if chosen else ""
+    empty = Cell(model, dataset, method, metric, n=len(final), expected=len(members))
+    if not chosen:
+        return empty
+    values = [100 * one.value for one in chosen]
+    by_key = {stored.key: stored for stored in members}
+    selected = [by_key[one.run_key] for one in chosen]
+    rate = chosen[0].learning_rate
+    return Cell(
+        model,
+        dataset,
+        method,
+        metric,
+        n=empty.n,
+        expected=empty.expected,
+        value=math.fsum(values) / len(values),
+        ci90=Z90 * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None,
+        learning_rate=rate,
+        edge=_edge(rate, {stored.run.learning_rate for stored in members}),
+        diverged=any(stored.state == "diverged" for stored in selected),
+        runs=tuple(stored.id for stored in selected),
+    )
+
+
+def _edge(rate: float, tried: Iterable[float]) -> str:
+    rates = sorted(tried)
+    if len(rates) < 2:
+        return ""
+    return {rates[0]: "low", rates[-1]: "high"}.get(rate, "")
+
+
+def _select(reader: Reader, runs: Sequence[StoredRun], split: str) -> dict[Key, list[_Chosen]]:
+    """The chosen rate's runs of each cell, one row a seed, with the `split` metric."""
+    query = selection(runs, split)
+    found: dict[Key, list[_Chosen]] = {}
+    with reader.read() as connection:
+        for model, dataset, method, *rest in connection.execute(query):
+            found.setdefault((model, dataset, method), []).append(_Chosen(*rest))
+    return found
+
+
+def selection(runs: Sequence[StoredRun], split: str) -> sa.Select[Any]:
+    """The selection as one statement.
+
+    1. `scored`: each final run's epochs, ranked by the selection metric.
+    2. `rates`: each rate's mean over seeds, where every seed it was asked for has a score.
+    3. `ranked`: the rates of a cell by that mean.
+    4. The chosen rate's runs with `split`'s headline metric at their best epochs.
+    """
+    keys = sa.bindparam("keys", [r.key for r in runs], expanding=True, literal_execute=True)
+    cell = [RUNS.c[name] for name in CELL]
+    rate = [RUNS.c.learning_rate, RUNS.c.hyperparameters]
+
+    asked = (
+        sa.select(*cell, *rate, sa.func.count().label("seeds"))
+        .where(RUNS.c.key.in_(keys))
+        .group_by(*cell, *rate)
+        .cte("asked")
+    )
+    scored = (
+        sa.select(
+            METRICS.c.run_key,
+            METRICS.c.epoch,
+            METRICS.c.value.label("score"),
+            sa.func.row_number()
+            .over(
+                partition_by=METRICS.c.run_key,
+                order_by=(METRICS.c.value.desc(), METRICS.c.epoch),
+            )
+            .label("place"),
+        )
+        .join(RUNS, RUNS.c.key == METRICS.c.run_key)
+        .where(
+            METRICS.c.run_key.in_(keys),
+            RUNS.c.state.in_(("done", "diverged")),
+            METRICS.c.split == SELECTION_SPLIT,
+            METRICS.c.group == "",
+            METRICS.c.epoch > 0,
+        )
+        .cte("scored")
+    )
+    rates = (
+        sa.select(*cell, *rate, sa.func.avg(scored.c.score).label("mean"))
+        .join(scored, (scored.c.run_key == RUNS.c.key) & (scored.c.place == 1))
+        .join(asked, sa.and_(*(asked.c[c.name] == c for c in (*cell, *rate))))
+        .group_by(*cell, *rate, asked.c.seeds)
+        .having(sa.func.count() == asked.c.seeds)
+        .cte("rates")
+    )
+    ranked = sa.select(
+        *rates.c,
+        sa.func.row_number()
+        .over(
+            partition_by=[rates.c[c.name] for c in cell],
+            order_by=(rates.c.mean.desc(), rates.c.learning_rate, rates.c.hyperparameters),
+        )
+        .label("place"),
+    ).cte("ranked")
+    return (
+        sa.select(*cell, RUNS.c.key, RUNS.c.learning_rate, METRICS.c.metric, METRICS.c.value)
+        .join(ranked, sa.and_(*(ranked.c[c.name] == c for c in (*cell, *rate))))
+        .join(scored, (scored.c.run_key == RUNS.c.key) & (scored.c.place == 1))
+        .join(
+            METRICS,
+            (METRICS.c.run_key == RUNS.c.key)
+            & (METRICS.c.epoch == scored.c.epoch)
+            & (METRICS.c.split == split)
+            & (METRICS.c.group == ""),
+        )
+        .where(ranked.c.place == 1, RUNS.c.key.in_(keys))
+        .order_by(*cell, RUNS.c.seed)
+    )
