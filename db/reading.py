@@ -110,8 +110,10 @@ class Reader:
             )
         with self.read() as connection:
             return [
-                StoredRun(Run.from_content(json.loads(row.content)), *row[1:5], bool(row[5]))
-                for row in connection.execute(query)
+                StoredRun(
+                    Run.from_content(json.loads(content)), key, state, fence, error, bool(asked)
+                )
+                for content, key, state, fence, error, asked in connection.execute(query)
             ]
 
     def find_run(self, prefix: str) -> StoredRun:
@@ -177,7 +179,7 @@ class Reader:
         """The last epoch that each run has stored."""
         query = sa.select(EPOCHS.c.run_key, sa.func.max(EPOCHS.c.epoch)).group_by(EPOCHS.c.run_key)
         with self.read() as connection:
-            found = dict(connection.execute(query).tuples())
+            found = dict(connection.execute(query).tuples().all())
         return {key: found[key] for key in run_keys if key in found}
 
     def seconds_of_done(self) -> dict[tuple[str, str, str], float]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from db.reading import Reader
-from db.records import StoredRun
+from db.records import State, StoredRun
 from orchestrator.cli.show import duration, plural
 
 BAR = 30
@@ -27,7 +27,7 @@ class Standing:
     def counts(self) -> dict[str, int]:
         """Runs in each state."""
         found = Counter(run.state for run in self.runs)
-        order = ("done", "running", "pending", "diverged", "failed")
+        order: tuple[State, ...] = ("done", "running", "pending", "diverged", "failed")
         return {state: found[state] for state in order if found[state]}
 
     def as_json(self) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""From the store to tables: selection in SQL, typography of the paper. Knows no torch and no Ray."""
+"""From the store to tables: selection in SQL, typography of the paper. No torch, no Ray."""

@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 
-from reports.tables import AVERAGE, BASELINE, Entry, Table
+from reports.tables import AVERAGE, BASELINE, NEAR_BEST, Entry, Table
 
 LONG = (
     "table", "model", "method", "dataset", "metric", "value", "shown", "ci90", "delta", "bold",
@@ -79,7 +79,7 @@ def _grid(table: Table, bold: Callable[[str], str]) -> list[list[str]]:
 
 
 def text(table: Table, *, colour: bool = False) -> str:
-    """Aligned columns; with `colour`, terminal escapes for bold and for the paper's green and red."""
+    """Aligned columns; with `colour`, terminal escapes for bold and the paper's green and red."""
     grid = _grid(table, lambda value: value + "*")
     widths = [max(len(row[place]) for row in grid) for place in range(len(grid[0]))]
     lines = [table.declared.title, ""]
@@ -106,10 +106,11 @@ def _painted(text: str, entry: Entry | None) -> str:
     if entry is None or entry.cell.value is None:
         return text
     codes = ["1"] if entry.bold else []
-    if entry.delta is not None:
-        gain = entry.delta
-        dark, light = ("32", "92") if gain > 0 or str(gain) == "0.0" else ("31", "91")
-        codes.append(dark if abs(gain) > 0.2 or (gain >= 0.2) else light)
+    if entry.gain is not None and entry.delta is not None:
+        if entry.gain >= 0:
+            codes.append("32" if entry.gain >= NEAR_BEST else "92")
+        else:
+            codes.append("91" if -entry.delta <= NEAR_BEST else "31")
     return f"\x1b[{';'.join(codes)}m{text}\x1b[0m" if codes else text
 
 

@@ -47,7 +47,7 @@ class Cell:
     """Half-width of the 90% interval over seeds; None for one seed."""
     learning_rate: float | None = None
     edge: str = ""
-    """`low` or `high` where the chosen rate is the end of its list, so that a better may lie past."""
+    """`low` or `high` where the chosen rate ends its list: a better one may lie beyond."""
     diverged: bool = False
     """A chosen run's loss stopped being finite; its epochs before that compete."""
     runs: tuple[str, ...] = ()
@@ -155,7 +155,9 @@ def selection(runs: Sequence[StoredRun], split: str) -> sa.Select[Any]:
     3. `ranked`: the rates of a cell by that mean.
     4. The chosen rate's runs with `split`'s headline metric at their best epochs.
     """
-    keys = sa.bindparam("keys", [r.key for r in runs], expanding=True, literal_execute=True)
+    keys: sa.BindParameter[Any] = sa.bindparam(
+        "keys", [r.key for r in runs], expanding=True, literal_execute=True
+    )
     cell = [RUNS.c[name] for name in CELL]
     rate = [RUNS.c.learning_rate, RUNS.c.hyperparameters]
 

@@ -63,6 +63,8 @@ class Entry:
     cell: Cell
     delta: float | None = None
     """Against the baseline's entry of the same model: difference of the printed values."""
+    gain: float | None = None
+    """The same difference before rounding, which decides the colour."""
     bold: bool = False
 
     @property
@@ -127,7 +129,7 @@ def _block(
                 method,
                 (*datasets, AVERAGE)[place],
                 cell,
-                _delta(cell, values[BASELINE][place]) if BASELINE in values else None,
+                *_against(cell, values[BASELINE][place] if BASELINE in values else None),
                 bold[place][number],
             )
             for place, cell in enumerate(values[method])
@@ -145,17 +147,20 @@ def _average(row: Sequence[Cell]) -> Cell:
     return Cell(first.model, AVERAGE, first.method, "mean", whole, len(row), value)
 
 
-def _delta(cell: Cell, baseline: Cell) -> float | None:
-    """Difference of the two one-decimal values, sign kept; of averages only over equal columns."""
-    if cell.value is None or baseline.value is None or cell.method == BASELINE:
-        return None
+def _against(cell: Cell, baseline: Cell | None) -> tuple[float | None, float | None]:
+    """The difference of the one-decimal values, sign kept (`-0.0` too), and of the unrounded ones.
+
+    Averages are compared only where both are of the same, complete columns.
+    """
+    if baseline is None or cell.method == BASELINE:
+        return None, None
+    if cell.value is None or baseline.value is None:
+        return None, None
     if cell.dataset == AVERAGE and (cell.partial or baseline.partial):
-        return None
-    difference = round(cell.value, 1) - round(baseline.value, 1)
-    sign = math.copysign(1.0, cell.value - baseline.value)
-    return math.copysign(
-        round(abs(difference), 1), sign if round(difference, 1) == 0 else difference
-    )
+        return None, None
+    gain = cell.value - baseline.value
+    rounded = round(round(cell.value, 1) - round(baseline.value, 1), 1)
+    return rounded if rounded else math.copysign(0.0, gain), gain
 
 
 def _bold(column: Sequence[Cell]) -> list[bool]:

@@ -98,7 +98,7 @@ def _summary(found: Plan) -> str:
 @click.argument("path", metavar="SWEEP.yaml", type=click.Path(path_type=Path))
 @_execution_options
 @click.pass_obj
-def launch(settings: Settings, path: Path, **options: Any) -> None:
+def launch(settings: Settings, /, path: Path, **options: Any) -> None:
     """Train what is missing of a sweep. Launching again resumes; what is done stays done.
 
     \b
@@ -113,7 +113,7 @@ def launch(settings: Settings, path: Path, **options: Any) -> None:
 @click.argument("name", metavar="[SWEEP]", required=False)
 @_execution_options
 @click.pass_obj
-def resume(settings: Settings, name: str | None, **options: Any) -> None:
+def resume(settings: Settings, /, name: str | None, **options: Any) -> None:
     """Go on with a sweep from the store alone, by its name; without one, the latest.
 
     \b

@@ -71,7 +71,7 @@ def bit(classes: int) -> nn.Module:
         layers=[1, 1, 1],
         channels=(32, 64, 128),
         num_classes=classes,
-        stem_chs=16,
+        stem_chs=8,
         stem_type="fixed",
         norm_layer=partial(GroupNormAct, num_groups=8),
         conv_layer=partial(StdConv2d, eps=1e-8),  # as timm builds BiT; the class's own is 1e-6
