@@ -7,8 +7,8 @@ anything is done, and a complaint names file, line, field and remedy.
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
@@ -62,7 +62,7 @@ def _rates(value: Any, field: str = "") -> tuple[float, ...]:
     for rate in value:
         if isinstance(rate, bool) or not isinstance(rate, (int, float)):
             raise ValueError(f"{where}{rate!r} is not a number; give rates such as 3e-4")
-        if not (math.isfinite(rate) and rate > 0):
+        if not 0 < rate <= sys.float_info.max:  # nan, infinity, and whole numbers past any float
             raise ValueError(f"{where}{rate!r} is not a positive rate; give rates such as 3e-4")
     return tuple(sorted(_unique([float(rate) for rate in value])))
 
@@ -104,8 +104,8 @@ class _Strict(BaseModel):
 class Resources(_Strict):
     """What one run occupies while it trains; never part of its identity."""
 
-    cpus: Annotated[float, Field(gt=0)] = 1.0
-    gpus: Annotated[float, Field(ge=0)] = 0.0
+    cpus: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    gpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """May be a fraction, so that several runs share one."""
 
     @field_validator("gpus")

@@ -22,7 +22,7 @@ class _Loader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key, _ in node.value:
             name = self.construct_object(key, deep=True)
-            if isinstance(name, (list, dict)):
+            if not isinstance(name, str):
                 raise yaml.MarkedYAMLError(None, None, "a key must be a word", key.start_mark)
             if name in seen:
                 raise yaml.MarkedYAMLError(
@@ -89,7 +89,7 @@ def parse(text: str, name: str) -> YamlFile:
         mark = error.problem_mark or error.context_mark
         place = f"{name}:{mark.line + 1}" if mark else name
         raise SpecError(f"{place}: {error.problem}; mend the YAML there.") from error
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise SpecError(f"{name}: not YAML ({error}); mend the file.") from error
     return YamlFile(name, text, values, root)
 

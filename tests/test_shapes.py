@@ -68,9 +68,9 @@ def test_pictures_with_the_same_attributes_differ() -> None:
 
 @pytest.mark.parametrize("shape", range(len(SHAPES)))
 def test_shapes_are_seen_whole(shape: int) -> None:
-    """Black on sand: the shape covers a part of the picture, nearly none of it at the border."""
-    black, sand = COLOURS.index("black"), GROUNDS.index("sand")
-    dark = draw(*repeated(100, shape, 0, black, sand)).mean(axis=3) < 60
+    """Black on a lake: the shape covers a part of the picture, nearly none of it at the border."""
+    black, lake = COLOURS.index("black"), GROUNDS.index("lake")
+    dark = draw(*repeated(100, shape, 0, black, lake)).mean(axis=3) < 60
     border = np.ones((32, 32), dtype=bool)
     border[1:-1, 1:-1] = False
 

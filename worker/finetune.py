@@ -73,8 +73,10 @@ def finetune(run: Run, context: Context, export: Export = no_artifacts) -> Itera
 
     # 3. Before training.
     if not history:
+        began = time.perf_counter()
         metrics = measure(run, history, 0, model, data, context.device)
-        history.append(EpochRecord(0, None, None, run.learning_rate, metrics))
+        seconds = time.perf_counter() - began
+        history.append(EpochRecord(0, None, None, run.learning_rate, metrics, seconds))
         yield Epoch(history[-1])
 
     # 4. The epochs. A row is on disk, in the checkpoint, before anybody hears of it.

@@ -49,9 +49,7 @@ def table(rows: Sequence[Mapping[str, object]], right: Sequence[str] = ()) -> No
         return
     shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name in rows[0]:
-        shown.add_column(
-            name, justify="right" if name in right else "left", no_wrap=True
-        )
+        shown.add_column(name, justify="right" if name in right else "left", no_wrap=True)
     for row in rows:
         cells = ["" if value is None else str(value) for value in row.values()]
         shown.add_row(*(Text(c, style=STATE_COLOURS.get(c.split(" ")[0], "")) for c in cells))

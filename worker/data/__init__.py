@@ -124,7 +124,7 @@ DATASETS: Catalog[Dataset] = Catalog(
             id="digits",
             title="Digits",
             classes=10,
-            epochs=4,
+            epochs=2,
             splits=_accuracies(id="every 4th row of the first writers", ood="the other writers"),
             load="worker.data.digits:load",
         ),
@@ -132,7 +132,7 @@ DATASETS: Catalog[Dataset] = Catalog(
             id="mini_waterbirds",
             title="Mini Waterbirds",
             classes=2,
-            epochs=6,
+            epochs=3,
             splits=(
                 Split("id", "weighted_accuracy", "val"),
                 Split("ood", "worst_group_accuracy", "test"),

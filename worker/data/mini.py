@@ -47,7 +47,7 @@ def make_waterbirds(
     train: int = 512,
     val: int = 256,
     test: int = 512,
-    correlation: float = 0.8,
+    correlation: float = 0.95,
 ) -> Path:
     """Write a miniature Waterbirds under `root` and return its folder.
 

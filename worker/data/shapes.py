@@ -35,8 +35,8 @@ _CHUNK = 256
 """Pictures drawn together: their float arrays (1 MB each at 32 x 32) stay in the cache."""
 
 _RADIUS = np.array((0.75, 0.9), dtype=np.float32)
-"""Smallest and largest radius, in half pictures: large, because a tiny ViT with 16 patches needs
-thousands of steps to find small shapes anywhere."""
+"""Smallest and largest radius, in half pictures: large, because a tiny ViT with 16 patches did
+not find small shapes anywhere in the few hundred steps that it gets."""
 
 _LEAN = np.float32(0.2)
 """Largest rotation to either side, in radians (11 degrees): a bird upside down is no bird."""
@@ -71,7 +71,7 @@ _GROUND_RGB = np.array(
 def _ellipse(x: Floats, y: Floats, cx: float, cy: float, rx: float, ry: float) -> Floats:
     """Approximate distance to an ellipse: exact for a circle, good near the outline otherwise."""
     radius = np.sqrt(((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2)
-    distance: Floats = (radius - 1) * min(rx, ry)
+    distance: Floats = ((radius - 1) * min(rx, ry)).astype(np.float32, copy=False)
     return distance
 
 
@@ -81,7 +81,9 @@ def _capsule(
     """Distance to a thick segment with round ends."""
     dx, dy = end[0] - start[0], end[1] - start[1]
     along = np.clip(((x - start[0]) * dx + (y - start[1]) * dy) / (dx * dx + dy * dy), 0, 1)
-    distance: Floats = np.hypot(x - start[0] - along * dx, y - start[1] - along * dy) - radius
+    distance: Floats = (
+        np.hypot(x - start[0] - along * dx, y - start[1] - along * dy) - radius
+    ).astype(np.float32, copy=False)
     return distance
 
 
@@ -144,7 +146,8 @@ def _paint(texture: int, x: Floats, y: Floats) -> Floats:
         wave = np.sin(frequency * x) * np.sin(frequency * y) * 2
     else:
         wave = np.cos(frequency * x) + np.cos(frequency * y) - 1
-    return np.clip(wave * np.float32(1.5) + np.float32(0.5), 0, 1)
+    drawn: Floats = np.clip(wave * np.float32(1.5) + np.float32(0.5), 0, 1)
+    return drawn
 
 
 # --- grounds: position in the palette in [0, 1], in picture coordinates -------------------------
@@ -195,9 +198,13 @@ def render(
     """Draw N pictures, `(N, size, size, 3)`, from four attribute arrays `(N,)`.
 
     Attributes index `SHAPES`, `TEXTURES`, `COLOURS` and `GROUNDS`. Nuisances are drawn from `rng`,
-    always the same number a picture, whatever its attributes.
+    always the same number a picture, whatever its attributes. Raises `IndexError` for an attribute
+    without a name.
     """
     count = len(shape)
+    attributes = (shape, SHAPES), (texture, TEXTURES), (colour, COLOURS), (ground, GROUNDS)
+    if any(((values < 0) | (values >= len(names))).any() for values, names in attributes):
+        raise IndexError("an attribute is outside its names")  # its pictures would be left unset
     images = np.empty((count, size, size, 3), dtype=np.uint8)
     for start in range(0, count, _CHUNK):
         part = slice(start, min(start + _CHUNK, count))
@@ -274,7 +281,8 @@ def _ground(ground: Ints, chance: Floats, size: int) -> Floats:
         mine = ground == kind
         period = np.float32(0.8) + np.float32(0.4) * chance[mine, 7, None, None]
         pattern[mine] = draw(u, v, chance[mine, None, 5:7], period)
-    return np.clip(pattern * np.float32(0.5) + np.float32(0.5), 0, 1)
+    drawn: Floats = np.clip(pattern * np.float32(0.5) + np.float32(0.5), 0, 1)
+    return drawn
 
 
 def upstream(count: int, seed: int) -> tuple[Images, Ints]:

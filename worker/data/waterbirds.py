@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,10 @@ def open_wilds(name: str, root: Path) -> Any:
     sys.modules["outdated"] = None  # type: ignore[assignment]
     import wilds
 
-    return wilds.get_dataset(dataset=name, root_dir=str(root), download=False)
+    with warnings.catch_warnings():
+        # The package wraps read-only arrays in tensors that it never writes to.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return wilds.get_dataset(dataset=name, root_dir=str(root), download=False)
 
 
 def _read(path: Path) -> np.ndarray[Any, Any]:
