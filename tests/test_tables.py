@@ -383,7 +383,7 @@ def test_long_rows_agree_with_the_text(rich: Table) -> None:
 
 # Legend
 
-MARKS = {
+MARKS: dict[str, tuple[str, dict[str, Any]]] = {
     "±": ("± 90% interval", {"ci90": 0.5}),
     "‹": ("lowest", {"edge": "low"}),
     "›": ("highest", {"edge": "high"}),
@@ -404,7 +404,7 @@ def test_the_legend_of_a_plain_table_says_only_how_it_was_chosen_and_what_is_bol
 @pytest.mark.parametrize("mark", MARKS)
 def test_the_legend_explains_exactly_the_marks_that_occur(mark: str) -> None:
     _, changes = MARKS[mark]
-    marked = cell("freeze", **{"value": 70.0, **changes})
+    marked = cell("freeze", **({"value": 70.0} | changes))
     found = "\n".join(render.legend(table(marked, cell("adamw", 10.0))))
 
     occurring = {mark, "‹", "›"} if mark in "‹›" else {mark}
