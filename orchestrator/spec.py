@@ -31,7 +31,16 @@ from worker.data import DATASETS, Dataset
 from worker.methods import LEARNING_RATES, METHODS, Method
 from worker.models import MODELS
 
+PRETRAIN_FIELDS = {"kind", "models", "seeds", "threads", "resources"}
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+
+
+class _At(ValueError):
+    """A complaint about a field inside what is being checked."""
+
+    def __init__(self, text: str, *location: str | int) -> None:
+        super().__init__(text)
+        self.location = location
 
 
 def _unique(values: list[Any]) -> list[Any]:
@@ -52,18 +61,17 @@ def _known(catalog: Catalog[Any]) -> Callable[[str], str]:
     return check
 
 
-def _rates(value: Any, field: str = "") -> tuple[float, ...]:
+def _rates(value: Any, *inside: str) -> tuple[float, ...]:
     """A list of learning rates, in ascending order: ties between rates go to the smallest."""
-    where = f"{field}: " if field else ""
     if not isinstance(value, list):
-        raise ValueError(f"{where}must be a list of rates such as [1e-4, 3e-4], or `default`")
+        raise _At("must be a list of rates such as [1e-4, 3e-4], or `default`", *inside)
     if not value:
-        raise ValueError(f"{where}is empty; give at least one rate")
-    for rate in value:
+        raise _At("is empty; give at least one rate", *inside)
+    for index, rate in enumerate(value):
         if isinstance(rate, bool) or not isinstance(rate, (int, float)):
-            raise ValueError(f"{where}{rate!r} is not a number; give rates such as 3e-4")
+            raise _At(f"{rate!r} is not a number; give rates such as 3e-4", *inside, index)
         if not 0 < rate <= sys.float_info.max:  # nan, infinity, and whole numbers past any float
-            raise ValueError(f"{where}{rate!r} is not a positive rate; give rates such as 3e-4")
+            raise _At(f"{rate!r} is not a positive rate; give rates such as 3e-4", *inside, index)
     return tuple(sorted(_unique([float(rate) for rate in value])))
 
 
@@ -76,8 +84,8 @@ def _learning_rates(value: Any) -> Any:
         raise ValueError("is empty; give a list, `default`, or {method: list}")
     for name in value:
         if name not in METHODS and name not in LEARNING_RATES:
-            raise ValueError(f'unknown method "{name}"; {nearest(str(name), METHODS)}')
-    return {name: _rates(rates, str(name)) for name, rates in value.items()}
+            raise _At(f'unknown method "{name}"; {nearest(name, METHODS)}', name)
+    return {name: _rates(rates, name) for name, rates in value.items()}
 
 
 def _evaluate(value: Any) -> Any:
@@ -90,7 +98,9 @@ def _evaluate(value: Any) -> Any:
     return tuple(_unique(value))
 
 
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+"""What every random generator takes."""
 ModelId = Annotated[str, AfterValidator(_known(MODELS))]
 DatasetId = Annotated[str, AfterValidator(_known(DATASETS))]
 MethodId = Annotated[str, AfterValidator(_known(METHODS))]
@@ -125,9 +135,7 @@ class Block(_Strict):
     methods: Annotated[list[MethodId], AfterValidator(_unique)] = []
     learning_rates: Annotated[Any, BeforeValidator(_learning_rates)] = "default"
     """`default` (the method's own list), a list, or {method or family: list}."""
-    seeds: Annotated[
-        list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_unique)
-    ] = [0]
+    seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_unique)] = [0]
     epochs: Positive | None = None
     """None: the dataset's own number (paper, appendix A)."""
     batch_size: Positive = 32
@@ -146,16 +154,24 @@ class Block(_Strict):
     @model_validator(mode="after")
     def _whole(self) -> Block:
         if self.micro_batch > self.batch_size:
-            raise ValueError("micro_batch is larger than batch_size; give at most batch_size")
+            raise _At(
+                f"micro_batch ({self.micro_batch}) is larger than batch_size ({self.batch_size}); "
+                "set it to at most batch_size",
+                "micro_batch" if "micro_batch" in self.model_fields_set else "batch_size",
+            )
         if self.kind == "pretrain":
             self._check_pretrain()
             return self
         for field in ("datasets", "methods"):
             if not getattr(self, field):
-                raise ValueError(f"{field} is missing or empty; name at least one")
+                raise _At("is missing or empty; name at least one", field)
         for dataset in map(DATASETS.__getitem__, self.datasets):
             if dataset.upstream:
-                raise ValueError(f'datasets: "{dataset.id}" is for pretraining; name another')
+                raise _At(
+                    f'"{dataset.id}" is for pretraining; name another',
+                    "datasets",
+                    self.datasets.index(dataset.id),
+                )
             self._check_splits(dataset)
         if isinstance(self.learning_rates, dict):
             for method in self.methods:
@@ -163,21 +179,29 @@ class Block(_Strict):
         return self
 
     def _check_pretrain(self) -> None:
-        if self.datasets or self.methods or self.learning_rates != "default":
-            raise ValueError(
-                "a pretrain block takes only models and seeds: the model's recipe decides the rest"
+        for field in sorted(self.model_fields_set - PRETRAIN_FIELDS):
+            raise _At(
+                "a pretrain block takes only models and seeds, threads and resources: the model's "
+                "recipe decides the rest; leave it out",
+                field,
             )
         for model in self.models:
             if MODELS[model].recipe is None:
-                raise ValueError(f'models: "{model}" has published weights; leave it out')
+                raise _At(
+                    f'"{model}" has published weights; leave it out',
+                    "models",
+                    self.models.index(model),
+                )
 
     def _check_splits(self, dataset: Dataset) -> None:
         if isinstance(self.evaluate, tuple):
             names = [split.name for split in dataset.splits]
             for split in self.evaluate:
                 if split not in names:
-                    raise ValueError(
-                        f'evaluate: {dataset.id} has no split "{split}"; {nearest(split, names)}'
+                    raise _At(
+                        f'{dataset.id} has no split "{split}"; {nearest(split, names)}',
+                        "evaluate",
+                        self.evaluate.index(split),
                     )
 
     def rates(self, method: Method) -> Rates:
@@ -190,9 +214,9 @@ class Block(_Strict):
         for name in (method.id, method.family):
             if name in given:
                 return tuple(given[name])
-        raise ValueError(
-            f'learning_rates has no list for "{method.id}"; '
-            f'add one, or one for its family "{method.family}"'
+        raise _At(
+            f'has no list for "{method.id}"; add one, or one for its family "{method.family}"',
+            "learning_rates",
         )
 
 
@@ -208,23 +232,28 @@ def blocks_of(file: yaml_file.YamlFile) -> tuple[str, list[Block]]:
     if not isinstance(name, str) or not _is_name(name):
         text = "is missing; add `name: my_sweep`" if name is None else "letters, digits, . _ - only"
         problems.append(file.problem(("name",), f"{text}."))
-    grids = top.pop("grids", None)
-    if grids is None:
-        grids, prefixes = [{}], [()]
-    elif not isinstance(grids, list) or not grids or not all(isinstance(g, dict) for g in grids):
+    grids: Any = top.pop("grids", [{}])
+    prefixes: list[tuple[Any, ...]] = []
+    if "grids" not in values:
+        prefixes = [()]
+    elif not _is_blocks(grids):
         problems.append(file.problem(("grids",), "must be a list of blocks, each `field: value`."))
-        grids, prefixes = [], []
+        grids = []
     else:
-        prefixes = [("grids", index) for index in range(len(grids))]  # type: ignore[misc]
+        prefixes = [("grids", index) for index in range(len(grids))]
     blocks = []
     for prefix, block in zip(prefixes, grids, strict=True):
         try:
             blocks.append(Block.model_validate({**top, **block}))
         except ValidationError as error:
-            problems += _explain(file, error, prefix, block)
+            problems += _explain(file, error, prefix, top.keys() - block.keys())
     if problems:
         raise SpecError("\n".join(dict.fromkeys(problems)))
     return str(name), blocks
+
+
+def _is_blocks(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
 
 
 def _is_name(text: str) -> bool:
@@ -232,12 +261,13 @@ def _is_name(text: str) -> bool:
 
 
 def _explain(
-    file: yaml_file.YamlFile, error: ValidationError, prefix: tuple[Any, ...], block: dict[Any, Any]
+    file: yaml_file.YamlFile, error: ValidationError, prefix: tuple[Any, ...], above: set[Any]
 ) -> Iterator[str]:
-    """Pydantic's findings as sentences at the line where the field stands."""
+    """Pydantic's findings as sentences where the field stands: in its block, or above it."""
     for found in error.errors():
-        location = found["loc"]
-        inside = prefix if not location or location[0] in block else ()
+        raised = found.get("ctx", {}).get("error")
+        location = (*found["loc"], *(raised.location if isinstance(raised, _At) else ()))
+        inside = () if location and location[0] in above else prefix
         yield file.problem((*inside, *location), _sentence(found))
 
 
@@ -257,6 +287,10 @@ _WANTED = {
 
 def _sentence(found: ErrorDetails) -> str:
     kind, given, details = found["type"], found["input"], found.get("ctx", {})
+    if kind == "extra_forbidden" and found["loc"][-1] in ("name", "grids"):
+        return "belongs at the top of the file; move it there"
+    if given is None and kind.endswith("_type"):
+        return "is empty; give a value, or leave the line out"
     if kind == "extra_forbidden":
         fields = Resources.model_fields if "resources" in found["loc"] else Block.model_fields
         known = [*fields, *(("name", "grids") if fields is Block.model_fields else ())]
@@ -269,6 +303,8 @@ def _sentence(found: ErrorDetails) -> str:
         least = details.get("gt", details.get("ge"))
         word = "more than" if "gt" in details else "at least"
         return f"{given!r} is too small; give {word} {least}"
+    if kind == "less_than_equal":
+        return f"{given!r} is too large; give at most {details['le']}"
     if kind == "literal_error":
         return f"{given!r} is not one of {details['expected']}; choose one"
     return f"{found['msg']}; got {given!r}"

@@ -18,7 +18,16 @@ Location = Sequence[str | int]
 class _Loader(yaml.SafeLoader):
     """SafeLoader that reads YAML 1.2 floats and refuses a key that is given twice."""
 
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep=deep)
+        except (ValueError, LookupError, AttributeError, TypeError) as error:
+            what = f"what stands here is no {node.tag.rpartition(':')[2]}"
+            raise yaml.MarkedYAMLError(None, None, what, node.start_mark) from error
+
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        if not isinstance(node, yaml.MappingNode):
+            return super().construct_mapping(node, deep=deep)  # which refuses it
         seen: set[Any] = set()
         for key, _ in node.value:
             name = self.construct_object(key, deep=True)
@@ -89,21 +98,23 @@ def parse(text: str, name: str) -> YamlFile:
         mark = error.problem_mark or error.context_mark
         place = f"{name}:{mark.line + 1}" if mark else name
         raise SpecError(f"{place}: {error.problem}; mend the YAML there.") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise SpecError(f"{name}: not YAML ({error}); mend the file.") from error
     return YamlFile(name, text, values, root)
 
 
 def read(path: Path) -> YamlFile:
     """Read and parse a YAML file; raises `SpecError` for one that cannot be read."""
-    if path.is_dir():
-        raise SpecError(f"{path} is a folder; give a sweep file such as {path / 'demo.yaml'}.")
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise SpecError(f"{path} does not exist; give the path of a sweep file.") from error
+    except IsADirectoryError as error:
+        raise SpecError(
+            f"{path} is a folder; give a sweep file such as {path / 'demo.yaml'}."
+        ) from error
     except UnicodeDecodeError as error:
         raise SpecError(f"{path} is not UTF-8 text; give a YAML sweep file.") from error
     except OSError as error:
-        raise SpecError(f"{path} cannot be read: {error.strerror}; check permissions.") from error
+        raise SpecError(f"{path} cannot be read: {error.strerror}; check the path.") from error
     return parse(text, str(path))

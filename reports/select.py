@@ -202,7 +202,12 @@ def selection(runs: Sequence[StoredRun], split: str) -> sa.Select[Any]:
         sa.func.row_number()
         .over(
             partition_by=[rates.c[c.name] for c in cell],
-            order_by=(rates.c.mean.desc(), rates.c.learning_rate, rates.c.hyperparameters),
+            # Rounded: equal counts over seeds are a tie, whatever their sum's last bit says.
+            order_by=(
+                sa.func.round(sa.cast(rates.c.mean, sa.Numeric), 12).desc(),
+                rates.c.learning_rate,
+                rates.c.hyperparameters,
+            ),
         )
         .label("place"),
     ).cte("ranked")

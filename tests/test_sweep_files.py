@@ -99,7 +99,7 @@ BAD = {
         written(models="[tiny_bit, tiny_vti]"), "2: models[1]:", 'did you mean "tiny_vit"?'
     ),
     "unknown model, far from any": Bad(
-        written(models="[zzz]"), "2: models[0]:", f"known: {', '.join(sorted(MODELS))}"
+        written(models="[zzz]"), "2: models[0]:", "known: bit_r101_in21k, bit_r50_in21k, "
     ),
     "unknown dataset": Bad(
         written(datasets="[digit]"), "3: datasets[0]:", 'did you mean "digits"?'
@@ -114,8 +114,8 @@ BAD = {
     ),
     # lists
     "empty models": Bad(written(models="[]"), "2: models:", "give at least one"),
-    "empty datasets": Bad(written(datasets="[]"), "", "name at least one"),
-    "empty methods": Bad(written(methods="[]"), "", "name at least one"),
+    "empty datasets": Bad(written(datasets="[]"), "3: datasets:", "name at least one"),
+    "empty methods": Bad(written(methods="[]"), "4: methods:", "name at least one"),
     "empty seeds": Bad(written(seeds="[]"), "5: seeds:", "give at least one"),
     "empty rates": Bad(written(learning_rates="[]"), "5: learning_rates:", "give at least one"),
     "a word for models": Bad(written(models="tiny_vit"), "2: models:", "such as [tiny_vit]"),
@@ -127,17 +127,17 @@ BAD = {
     "nothing for models": Bad(written(models=""), "2: models:", ""),
     "a number for a model": Bad(written(models="[3]"), "2: models[0]:", "must be a word, not 3"),
     # rates
-    "negative rate": Bad(written(learning_rates="[1e-3, -1e-3]"), "5: learning_rates:", RATES),
-    "zero rate": Bad(written(learning_rates="[0]"), "5: learning_rates:", RATES),
-    "infinite rate": Bad(written(learning_rates="[.inf]"), "5: learning_rates:", RATES),
-    "rate that is no number": Bad(written(learning_rates="[.nan]"), "5: learning_rates:", RATES),
+    "negative rate": Bad(written(learning_rates="[1e-3, -1e-3]"), "5: learning_rates", RATES),
+    "zero rate": Bad(written(learning_rates="[0]"), "5: learning_rates", RATES),
+    "infinite rate": Bad(written(learning_rates="[.inf]"), "5: learning_rates", RATES),
+    "rate that is no number": Bad(written(learning_rates="[.nan]"), "5: learning_rates", RATES),
     "rate past any float": Bad(
-        written(learning_rates=f"[1{'0' * 400}]"), "5: learning_rates:", RATES
+        written(learning_rates=f"[1{'0' * 400}]"), "5: learning_rates", RATES
     ),
-    "rate below any float": Bad(written(learning_rates="[1e-400]"), "5: learning_rates:", RATES),
-    "truth as a rate": Bad(written(learning_rates="[true]"), "5: learning_rates:", RATES),
-    "quoted rate": Bad(written(learning_rates="['1e-3']"), "5: learning_rates:", RATES),
-    "date as a rate": Bad(written(learning_rates="[2020-01-01]"), "5: learning_rates:", RATES),
+    "rate below any float": Bad(written(learning_rates="[1e-400]"), "5: learning_rates", RATES),
+    "truth as a rate": Bad(written(learning_rates="[true]"), "5: learning_rates", RATES),
+    "quoted rate": Bad(written(learning_rates="['1e-3']"), "5: learning_rates", RATES),
+    "date as a rate": Bad(written(learning_rates="[2020-01-01]"), "5: learning_rates", RATES),
     "misspelled default": Bad(
         written(learning_rates="defualt"), "5: learning_rates:", "or `default`"
     ),
@@ -195,18 +195,36 @@ BAD = {
     ),
     # fields that do not fit together
     "micro_batch over batch_size": Bad(
-        written(batch_size="8", micro_batch="16"), "", "give at most batch_size"
+        written(batch_size="8", micro_batch="16"), "6: micro_batch:", "at most batch_size"
     ),
+    "batch_size under the usual micro_batch": Bad(
+        written(batch_size="8"), "5: batch_size:", "micro_batch (16) is larger than batch_size (8)"
+    ),
+    "name in a block": Bad(
+        BLOCKS + "grids:\n- methods: [sgd]\n  name: t\n",
+        "6: grids[0].name:",
+        "belongs at the top of the file",
+    ),
+    "nothing for blocks": Bad(written(grids=""), "5: grids:", "must be a list of blocks"),
+    "seed past any generator": Bad(
+        written(seeds=f"[{2**32}]"), "5: seeds[0]:", f"give at most {2**32 - 1}"
+    ),
+    "epochs past any number": Bad(written(epochs="9" * 20), "5: epochs:", "is too large"),
+    "pretraining with epochs": Bad(
+        "name: s\nkind: pretrain\nmodels: [tiny_vit]\nepochs: 9\n", "4: epochs:", "leave it out"
+    ),
+    "list called a mapping": Bad(written(seeds="!!map [1]"), "5:", "mend the YAML there"),
+    "word called truth": Bad(written(seeds="!!bool abc"), "5:", "mend the YAML there"),
     "no name": Bad(written(name=None), "1: name:", "add `name: my_sweep`"),
     "no models": Bad(written(models=None), "1: models:", "add it"),
-    "no datasets": Bad(written(datasets=None), "", "datasets is missing or empty; name at least"),
-    "no methods": Bad(written(methods=None), "", "methods is missing or empty; name at least"),
+    "no datasets": Bad(written(datasets=None), "", "is missing or empty; name at least"),
+    "no methods": Bad(written(methods=None), "", "is missing or empty; name at least"),
     "rates of an unknown method": Bad(
         written(learning_rates="{sdg: [1e-3]}"), "5: learning_rates", 'did you mean "sgd"?'
     ),
     "no rates for a method": Bad(
         written(methods="[sgd, adamw]", learning_rates="{sgd: [1e-3]}"),
-        "",
+        "5: learning_rates:",
         'no list for "adamw"; add one',
     ),
     "empty rates of a method": Bad(
@@ -222,25 +240,29 @@ BAD = {
         written(evaluate="[ood]"), "5: evaluate:", 'leaves out "id", the split that selects; add it'
     ),
     "evaluation on an unknown split": Bad(
-        written(evaluate="[id, odd]"), "", 'digits has no split "odd"; did you mean "ood"?'
+        written(evaluate="[id, odd]"),
+        "5: evaluate[1]:",
+        'digits has no split "odd"; did you mean "ood"?',
     ),
     "evaluation as a word": Bad(
         written(evaluate="tables"), "5: evaluate:", "must be `table`, `all`, or a list of splits"
     ),
     "upstream dataset": Bad(
-        written(datasets="[digits, shapes]"), "", '"shapes" is for pretraining; name another'
+        written(datasets="[digits, shapes]"),
+        "3: datasets[1]:",
+        '"shapes" is for pretraining; name another',
     ),
     "pretraining on a dataset": Bad(
-        written(kind="pretrain", methods=None), "", "a pretrain block takes only models"
+        written(kind="pretrain", methods=None), "3: datasets:", "a pretrain block takes only models"
     ),
     "pretraining with rates": Bad(
         "name: s\nkind: pretrain\nmodels: [tiny_vit]\nlearning_rates: [1e-3]\n",
-        "",
+        "4: learning_rates:",
         "a pretrain block takes only models",
     ),
     "pretraining a published model": Bad(
         "name: s\nkind: pretrain\nmodels: [clip_vit_b16]\n",
-        "",
+        "3: models[0]:",
         '"clip_vit_b16" has published weights; leave it out',
     ),
     # blocks
@@ -257,7 +279,9 @@ BAD = {
         "must be a whole number, not 'x'",
     ),
     "block without methods": Bad(
-        BLOCKS + "grids:\n- methods: [sgd]\n- seeds: [1]\n", "6: grids[1]", "methods is missing"
+        BLOCKS + "grids:\n- methods: [sgd]\n- seeds: [1]\n",
+        "6: grids[1].methods:",
+        "is missing or empty",
     ),
     "two resources for one run": Bad(
         BLOCKS
@@ -274,7 +298,7 @@ BAD = {
     "code": Bad(written(seeds="!!python/name:os.system"), "5:", "mend the YAML there"),
     "list as a key": Bad(written() + "? [seeds]\n: [0]\n", "5:", "a key must be a word"),
     "truth as a key": Bad(written() + "on: 3\n", "5:", "a key must be a word"),
-    "a month too many": Bad(written(seeds="[2020-13-01]"), "", "mend the file"),
+    "a month too many": Bad(written(seeds="[2020-13-01]"), "5:", "mend the YAML there"),
     "a thousand brackets": Bad("a: " + "[" * 3000, "", "mend the file"),
     "control character": Bad(written() + "# \x07\n", "", "mend the file"),
     "list at the top": Bad("- name: s\n- models: [tiny_vit]\n", "", "is a list; a sweep file is"),
