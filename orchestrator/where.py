@@ -38,8 +38,7 @@ def parse(texts: tuple[str, ...]) -> Where:
     conditions: dict[str, tuple[bool, frozenset[str]]] = {}
     for text in " ".join(texts).split():
         name, sign, value = text.partition("=")
-        wanted = not name.endswith("!")
-        name = name.rstrip("!")
+        wanted, name = not name.endswith("!"), name.removesuffix("!")
         if not sign or not value:
             raise SpecError(f'--where "{text}": write field=value, or field!=value,value.')
         if name not in Run.__dataclass_fields__:
@@ -55,7 +54,9 @@ def parse(texts: tuple[str, ...]) -> Where:
 
 
 def _spelled(value: object) -> str:
-    """Numbers by value: 1e-3, 0.001 and 1.0E-3 are one rate."""
+    """Numbers by value (1e-3, 0.001 and 1.0E-3 are one rate), lists as `a+b`."""
+    if isinstance(value, tuple):
+        return "+".join(map(str, value))
     try:
         return repr(float(str(value)))
     except ValueError:

@@ -60,7 +60,7 @@ def legend(table: Table) -> Iterator[str]:
     if any(e.cell.partial for e in entries if e.column == AVERAGE):
         yield "(n/m) in the average: only n of m datasets are complete; compare with care."
     if any(c.value is None for c in cells):
-        yield "—  no run finished, or none asked for."
+        yield "—  no rate has a score from every seed yet, or nothing was asked for."
 
 
 def _grid(table: Table, bold: Callable[[str], str]) -> list[list[str]]:

@@ -91,9 +91,9 @@ def _refuse_mixtures(by_cell: dict[Key, list[StoredRun]]) -> None:
         contents = list(variants.values())
         fixed = [name for name in contents[0] if name not in (*CELL, *CHOSEN_OVER)]
         differ = {
-            name: sorted({str(content[name]) for content in contents})
+            name: sorted({_spelled(content[name]) for content in contents})
             for name in fixed
-            if len({str(content[name]) for content in contents}) > 1
+            if len({_spelled(content[name]) for content in contents}) > 1
         }
         raise ReportError(
             f"the cell {' '.join(key)} has runs of {len(variants)} variants, which one number "
@@ -101,6 +101,11 @@ def _refuse_mixtures(by_cell: dict[Key, list[StoredRun]]) -> None:
             + "; ".join(f"{name}: {' / '.join(values)}" for name, values in differ.items())
             + f". Choose with --sweep, or --where {next(iter(differ))}=…"
         )
+
+
+def _spelled(value: object) -> str:
+    """As `--where` reads it: lists as `a+b`."""
+    return "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _cell(key: Key, members: list[StoredRun], chosen: list[_Chosen]) -> Cell:
