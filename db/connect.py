@@ -66,7 +66,9 @@ def _engine(url: sa.URL) -> sa.Engine:
         # NORMAL: a power cut may lose the last epochs, which come back from the checkpoint; it
         # cannot harm the file. FULL: what is said to be done stays done.
         level = "FULL" if options.get("durable", False) else "NORMAL"
-        connection.exec_driver_sql(f"PRAGMA synchronous = {level}")
+        if connection.info.get("synchronous") != level:
+            connection.exec_driver_sql(f"PRAGMA synchronous = {level}")
+            connection.info["synchronous"] = level
         connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("writes", False) else "BEGIN")
 
     return engine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from types import TracebackType
@@ -83,8 +84,11 @@ class Lines:
         return f"epoch {record.epoch}/{claim.run.epochs}, " + ", ".join(shares)
 
     def line(self, text: str) -> None:
-        """Print one line at once, so that a pipe sees it."""
-        click.echo(text)
+        """Print one line at once, so that a pipe sees it; train on where nobody reads any more."""
+        try:
+            click.echo(text)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Live(Lines):

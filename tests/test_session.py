@@ -48,7 +48,7 @@ def a_session(
         data=Path("data"),
         runs=tmp_path / "runs",
         observer=Watcher(),
-        max_concurrent=concurrent,
+        max_claims=concurrent,
     )
 
 

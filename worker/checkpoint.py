@@ -1,9 +1,9 @@
 """Checkpoints that are whole or not there, whoever is killed when.
 
-A file is `checkpoint-<fence>-<epoch>-<digest>.pt`. It is written under a temporary name beside its
+A file is `checkpoint-<fence>-<epoch>-<crc>.pt`. It is written under a temporary name beside its
 place, synced, renamed, and the folder synced; so a name that exists is complete unless the disk
-lies, and the digest in the name (of the bytes) finds that out too. The highest fence, then the
-highest epoch, is what a run goes on from: a process that was frozen and replaced still carries its
+lies, and the checksum in the name (CRC-32: against damage, not malice, and five times as fast as
+SHA-256) finds that out too. The highest fence, then the highest epoch, is what a run goes on from: a process that was frozen and replaced still carries its
 old fence and cannot win.
 """
 
@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -22,14 +23,24 @@ import torch
 
 log = logging.getLogger(__name__)
 
-_NAME = re.compile(r"checkpoint-(\d{6})-(\d{6})-([0-9a-f]{16})\.pt")
+_NAME = re.compile(r"checkpoint-(\d{6})-(\d{6})-([0-9a-f]{8})\.pt")
 _TEMPORARY = ".partial-"
+CHUNK = 1 << 20
 
 
 def file_digest(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def crc32(path: Path) -> str:
+    """The CRC-32 of a file's bytes, in 8 hexadecimal digits."""
+    total = 0
+    with path.open("rb") as file:
+        while piece := file.read(CHUNK):
+            total = zlib.crc32(piece, total)
+    return f"{total:08x}"
 
 
 def _sync_folder(folder: Path) -> None:
@@ -41,11 +52,11 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_whole(
-    folder: Path, write: Callable[[IO[bytes]], None], name: Callable[[str], str]
+    folder: Path, write: Callable[[IO[bytes]], None], name: Callable[[Path], str]
 ) -> Path:
-    """Write a file that appears under its name, which may hold its digest, complete or not at all.
+    """Write a file that appears under its name, complete or not at all.
 
-    `name` gets the SHA-256 of the bytes, in hexadecimal.
+    `name` is asked when the bytes are on disk, and gets the file as it is called until then.
     """
     descriptor, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=folder)
     try:
@@ -53,7 +64,7 @@ def write_whole(
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        place = folder / name(file_digest(Path(temporary)))
+        place = folder / name(Path(temporary))
         Path(temporary).replace(place)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -79,7 +90,7 @@ class Checkpoints:
         place = write_whole(
             self.folder,
             lambda file: torch.save(state, file),
-            lambda digest: f"checkpoint-{self.fence:06d}-{epoch:06d}-{digest[:16]}.pt",
+            lambda path: f"checkpoint-{self.fence:06d}-{epoch:06d}-{crc32(path)}.pt",
         )
         for rank, path, _ in list(self._found()):
             if rank <= (self.fence, epoch) and path != place:
@@ -87,8 +98,8 @@ class Checkpoints:
 
     def load(self) -> dict[str, Any] | None:
         """The newest readable state, or None. An unreadable file is set aside as `*.unreadable`."""
-        for _, path, digest in sorted(self._found(), reverse=True):
-            if file_digest(path).startswith(digest):
+        for _, path, checksum in sorted(self._found(), reverse=True):
+            if crc32(path) == checksum:
                 state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
                 return state
             log.warning("%s is damaged and set aside; going on from the one before", path.name)

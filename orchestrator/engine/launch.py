@@ -37,6 +37,8 @@ RAY_SETTINGS = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }
 OBJECT_STORE_BYTES = 80 * 2**20
+MAX_PENDING = 16
+"""Actors that start at the same time: each imports torch, and reads it from one disk."""
 MAX_TRIALS = 5_000
 """Of one Tune experiment: its driver keeps 27 kB and a folder for each."""
 
@@ -85,13 +87,15 @@ def launch(
         data=options.data,
         runs=options.runs,
         observer=observer,
-        max_concurrent=options.max_concurrent,
         plugins=options.plugins,
         git=git_state(),
     )
     try:
         with scratch_folder() as scratch, ray_cluster(scratch), told_to_stop(session):
-            _check_resources(resources[stored.id] for stored in runs)
+            slots = _slots({resources[stored.id] for stored in runs})
+            # All actors start at once, and one run is claimed ahead so that none waits for a claim.
+            os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(slots, MAX_PENDING))
+            session.max_claims = options.max_concurrent or slots + 1
             while len(session.queue) and not session.stop.is_set():
                 before = len(session.queue)
                 _experiment(session, scratch)
@@ -160,21 +164,25 @@ def ray_cluster(scratch: Path) -> Iterator[None]:
         ray.shutdown()
 
 
-def _check_resources(wanted: Iterator[Resources]) -> None:
+def _slots(wanted: set[Resources]) -> int:
+    """How many runs fit at once; raises `EnvironmentProblem` where one fits on no node."""
     import ray
 
-    most: dict[str, float] = {}
-    for node in ray.nodes():
-        for name in ("CPU", "GPU"):
-            most[name] = max(most.get(name, 0.0), node["Resources"].get(name, 0.0))
-    for need in set(wanted):
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for need in wanted:
         for name, amount in (("CPU", need.cpus), ("GPU", need.gpus)):
-            if amount > most[name]:
-                field = f"resources.{name.lower()}s"
+            most = max(node.get(name, 0.0) for node in nodes)
+            if amount > most:
                 raise EnvironmentProblem(
-                    f"a run asks for {amount:g} {name}s and this machine has {most[name]:g}; "
-                    f"lower `{field}` in the sweep file."
+                    f"a run asks for {amount:g} {name}s and this machine has {most:g}; "
+                    f"lower `resources.{name.lower()}s` in the sweep file."
                 )
+    return max(sum(_fits(need, node) for node in nodes) for need in wanted)
+
+
+def _fits(need: Resources, node: dict[str, float]) -> int:
+    fits = node.get("CPU", 0.0) / need.cpus
+    return int(min(fits, node.get("GPU", 0.0) / need.gpus) if need.gpus else fits)
 
 
 @contextlib.contextmanager

@@ -71,7 +71,8 @@ class Session:
     data: Path
     runs: Path
     observer: Observer
-    max_concurrent: int | None = None
+    max_claims: int | None = None
+    """Runs held at once: those in training and those whose worker is about to start."""
     plugins: tuple[str, ...] = ()
     git: tuple[str, bool] | None = None
     stop: threading.Event = field(default_factory=threading.Event)
@@ -93,7 +94,7 @@ class Session:
         """
         if self.stop.is_set():
             return "finished"
-        if self.max_concurrent and len(self._claims) >= self.max_concurrent:
+        if self.max_claims and len(self._claims) >= self.max_claims:
             return "wait"
         while run_id := self.queue.take():
             claim = self.store.claim(self.keys[run_id], self.owner, self.git)

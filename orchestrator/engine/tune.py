@@ -10,6 +10,7 @@ import gc
 import json
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -127,9 +128,16 @@ def train(config: dict[str, Any]) -> None:
     )
     with captured(log_path(context.folder(run.id), task.fence)):
         log_to(logging.StreamHandler(sys.stderr))
-        for number, event in enumerate(attempt(run, context)):
+        for number, event in enumerate(_without_last_epoch(run, attempt(run, context))):
             tune.report({NUMBER: number, MESSAGE: json.dumps(to_json(event))})
     _leave_nothing_behind(task.gpus > 0)
+
+
+def _without_last_epoch(run: Run, events: Iterator[worker.Event]) -> Iterator[worker.Event]:
+    """Leave out the last epoch's own message: the end follows at once and tells everything."""
+    for event in events:
+        if not (isinstance(event, worker.Epoch) and event.record.epoch == run.epochs):
+            yield event
 
 
 def _leave_nothing_behind(on_gpu: bool) -> None:

@@ -65,14 +65,14 @@ def vit(classes: int) -> nn.Module:
 
 
 def bit(classes: int) -> nn.Module:
-    """Build a BiT of three one-block stages, 32, 64 and 128 channels, on maps of side 8, 4 and 2.
+    """Build a BiT of two one-block stages, 48 and 128 channels, on maps of side 8 and 4.
 
     Relative of `resnetv2_50x1_bit.goog_in21k`: weight-standardised convolutions, GroupNorm, fixed
     padding in the stem; embedding layer: `network.stem.` and `network.stages.0.`.
     """
     network = _ChannelsLast(
-        layers=[1, 1, 1],
-        channels=(32, 64, 128),
+        layers=[1, 1],  # a third stage costs a quarter of the time and gained nothing
+        channels=(48, 128),
         num_classes=classes,
         stem_chs=8,  # most of the arithmetic is here, on 16 x 16 maps
         stem_type="fixed",
