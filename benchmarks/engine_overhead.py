@@ -22,7 +22,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 DEFAULT_TRIALS, REUSE_TRIALS, ORCH_RUNS = 20, 200, 200
-ROUNDS = 2
+ROUNDS = 3
 
 
 def steady(ends: list[float]) -> float:
@@ -114,12 +114,11 @@ def main() -> None:
     from orchestrator.engine.launch import ray_cluster, scratch_folder
 
     found: dict[str, list[float]] = {"default": [], "reuse": [], "orch": []}
-    for number in range(ROUNDS):
+    for _ in range(ROUNDS):
         with scratch_folder() as scratch, ray_cluster(scratch):
             os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "auto"
             found["reuse"].append(plain(REUSE_TRIALS, reuse=True))
-            if number == 0:
-                found["default"].append(plain(DEFAULT_TRIALS, reuse=False))
+            found["default"].append(plain(DEFAULT_TRIALS, reuse=False))
         with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
             found["orch"].append(ours(ORCH_RUNS, Path(folder)))
         print({name: [round(v, 4) for v in values] for name, values in found.items()}, flush=True)

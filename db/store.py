@@ -166,29 +166,15 @@ class Store(Reader):
 
     def claim(self, run_key: int, owner: int, git: tuple[str, bool] | None = None) -> Claim | None:
         """Take a pending run whose dependencies are done; None where it is not to be had."""
-        needed = RUNS.alias()
-        blocked = (
-            sa.select(DEPENDENCIES.c.run_key)
-            .join(needed, needed.c.key == DEPENDENCIES.c.needs_key)
-            .where(DEPENDENCIES.c.run_key == RUNS.c.key, needed.c.state != "done")
-            .exists()
-        )
-        taken = (
-            sa.update(RUNS)
-            .where(RUNS.c.key == run_key, RUNS.c.state == "pending", ~blocked)
-            .values(state="running", owner_id=owner, fence=RUNS.c.fence + 1)
-            .returning(RUNS.c.fence, RUNS.c.content, RUNS.c.data_fingerprint, RUNS.c.weights_sha256)
-        )
+        commit, dirty = git or (None, None)
         with self.write() as connection:
-            row = connection.execute(taken).one_or_none()
+            row = connection.execute(_CLAIM, {"run": run_key, "me": owner}).one_or_none()
             if row is None:
                 return None
             fence, content, fingerprint, weights = row
             attempt = {"run_key": run_key, "number": fence, "owner_id": owner}
             attempt |= {"claimed": time.time(), "irreproducible": False}
-            if git:
-                attempt |= {"git_commit": git[0], "git_dirty": git[1]}
-            connection.execute(sa.insert(ATTEMPTS).values(attempt))
+            connection.execute(_ATTEMPT, attempt | {"git_commit": commit, "git_dirty": dirty})
         return Claim(Run.from_content(json.loads(content)), run_key, fence, fingerprint, weights)
 
     def retry(self, run_keys: Sequence[int]) -> int:
@@ -209,16 +195,8 @@ class Store(Reader):
         """The attempt has its inputs, and `history` from its checkpoint."""
         with self.write() as connection:
             self._check(connection, claim)
-            inputs = {
-                "data_fingerprint": sa.func.coalesce(
-                    RUNS.c.data_fingerprint, provenance.data_fingerprint
-                ),
-                "weights_sha256": sa.func.coalesce(
-                    RUNS.c.weights_sha256, provenance.weights_sha256
-                ),
-            }
-            mine = RUNS.c.key == claim.run_key
-            connection.execute(sa.update(RUNS).where(mine).values(inputs))
+            inputs = {"data": provenance.data_fingerprint, "weights": provenance.weights_sha256}
+            connection.execute(_INPUTS, {"run": claim.run_key, **inputs})
             self._update_attempt(
                 connection,
                 claim,
@@ -371,8 +349,31 @@ def _insert_many(
         connection.execute(_INSERTS[table], listed)
 
 
-# What every epoch of every run executes is built once: half of a message's time went into
-# composing the same statements.
+# What every run and epoch executes is built once: half of a message's time went into composing
+# the same statements.
+_needed = RUNS.alias()
+_CLAIM = (
+    sa.update(RUNS)
+    .where(
+        RUNS.c.key == sa.bindparam("run"),
+        RUNS.c.state == "pending",
+        ~sa.select(DEPENDENCIES.c.run_key)
+        .join(_needed, _needed.c.key == DEPENDENCIES.c.needs_key)
+        .where(DEPENDENCIES.c.run_key == RUNS.c.key, _needed.c.state != "done")
+        .exists(),
+    )
+    .values(state="running", owner_id=sa.bindparam("me"), fence=RUNS.c.fence + 1)
+    .returning(RUNS.c.fence, RUNS.c.content, RUNS.c.data_fingerprint, RUNS.c.weights_sha256)
+)
+_ATTEMPT = sa.insert(ATTEMPTS)
+_INPUTS = (
+    sa.update(RUNS)
+    .where(RUNS.c.key == sa.bindparam("run"))
+    .values(
+        data_fingerprint=sa.func.coalesce(RUNS.c.data_fingerprint, sa.bindparam("data")),
+        weights_sha256=sa.func.coalesce(RUNS.c.weights_sha256, sa.bindparam("weights")),
+    )
+)
 _OWNERSHIP = sa.select(RUNS.c.state, RUNS.c.fence).where(RUNS.c.key == sa.bindparam("key"))
 _LAST_EPOCH = sa.select(sa.func.max(EPOCHS.c.epoch)).where(EPOCHS.c.run_key == sa.bindparam("key"))
 _HEARTBEAT = (

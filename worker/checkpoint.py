@@ -3,8 +3,8 @@
 A file is `checkpoint-<fence>-<epoch>-<crc>.pt`. It is written under a temporary name beside its
 place, synced, renamed, and the folder synced; so a name that exists is complete unless the disk
 lies, and the checksum in the name (CRC-32: against damage, not malice, and five times as fast as
-SHA-256) finds that out too. The highest fence, then the highest epoch, is what a run goes on from: a process that was frozen and replaced still carries its
-old fence and cannot win.
+SHA-256) finds that out too. The highest fence, then the highest epoch, is what a run goes on from:
+a process that was frozen and replaced still carries its old fence and cannot win.
 """
 
 from __future__ import annotations
