@@ -168,9 +168,23 @@ def _presence(root: Path, name: str) -> str:
 
 @data.command("make-mini")
 @click.option("--seed", default=0, show_default=True, help="Another seed draws other images.")
-@click.option("--train", default=512, show_default=True, type=click.IntRange(min=8))
-@click.option("--val", default=256, show_default=True, type=click.IntRange(min=8))
-@click.option("--test", default=512, show_default=True, type=click.IntRange(min=8))
+@click.option(
+    "--train", default=512, show_default=True, type=click.IntRange(min=8), help="Training images."
+)
+@click.option(
+    "--val",
+    default=256,
+    show_default=True,
+    type=click.IntRange(min=8),
+    help="In-distribution validation images.",
+)
+@click.option(
+    "--test",
+    default=512,
+    show_default=True,
+    type=click.IntRange(min=8),
+    help="Out-of-distribution test images.",
+)
 @click.pass_obj
 def make_mini(settings: Settings, seed: int, train: int, val: int, test: int) -> None:
     """Write the miniature benchmarks, in the real ones' layout, under --data.
