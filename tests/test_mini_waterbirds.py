@@ -78,7 +78,7 @@ def test_class_folders_agree_with_labels(dataset: Any) -> None:
 
 
 def test_training_is_correlated_and_the_others_balanced(dataset: Any) -> None:
-    np.testing.assert_array_equal(groups(dataset, "train"), [[32, 8], [8, 32]])
+    np.testing.assert_array_equal(groups(dataset, "train"), [[38, 2], [2, 38]])
     np.testing.assert_array_equal(groups(dataset, "val"), [[6, 6], [6, 6]])
     np.testing.assert_array_equal(groups(dataset, "test"), [[10, 10], [10, 10]])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -158,6 +159,8 @@ def ray_cluster(scratch: Path) -> Iterator[None]:
             object_store_memory=OBJECT_STORE_BYTES,
             _temp_dir=str(scratch / "ray"),
         )
+    # Tune prints a traceback of its own for a worker that died; the attempt has the reason.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
         yield
     finally:
