@@ -46,5 +46,6 @@ constraints:
 	.venv-pins/bin/uv pip freeze --python .venv-pins/bin/python | grep -v -E '^(-e|orch)' > constraints.txt
 	rm -rf .venv-pins
 
+# What the build made; never results.
 clean:
-	rm -rf .venv data runs orch.db orch.db-wal orch.db-shm
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

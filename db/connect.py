@@ -57,7 +57,7 @@ def _engine(url: sa.URL) -> sa.Engine:
         # The driver's own transaction handling is off: BEGIN is ours, and IMMEDIATE where we
         # write, so two writers queue instead of failing half-way.
         connection.isolation_level = None
-        connection.execute("PRAGMA busy_timeout = 30000")
+        connection.execute(f"PRAGMA busy_timeout = {1000 * BUSY_SECONDS}")
         connection.execute("PRAGMA foreign_keys = ON")
 
     @sa.event.listens_for(engine, "begin")
@@ -148,7 +148,7 @@ def _create(engine: sa.Engine, place: str, create: bool) -> None:
         if sa.inspect(connection).get_table_names():
             raise StoreVersion(f"{place} is a database, but not of orch; give another --store.")
         if not create:
-            raise StoreVersion(f"{place} is empty; `orch launch` makes a store, or give another.")
+            raise StoreMissing(f"{place} is empty; `orch launch` makes a store, or give another.")
     raw = sqlite3.connect(str(engine.url.database), timeout=BUSY_SECONDS)
     try:
         raw.execute("PRAGMA journal_mode = WAL")  # readers and the writer never wait for each other

@@ -32,10 +32,21 @@ def _start_time(pid: int) -> str:
     return after_name[19] if len(after_name) > 19 and after_name[0] not in "ZX" else ""
 
 
+def _boot_id() -> str:
+    """This boot of this machine, and the space in which process numbers mean something.
+
+    A container has a space of its own: its processes cannot be told from outside, nor ours inside.
+    """
+    try:
+        space = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        space = ""
+    return _read("/proc/sys/kernel/random/boot_id").strip() + space
+
+
 def this_process() -> Process:
     """The process that asks."""
-    boot = _read("/proc/sys/kernel/random/boot_id").strip()
-    return Process(socket.gethostname(), os.getpid(), boot, _start_time(os.getpid()))
+    return Process(socket.gethostname(), os.getpid(), _boot_id(), _start_time(os.getpid()))
 
 
 def is_dead(owner: Process) -> bool:
@@ -43,8 +54,11 @@ def is_dead(owner: Process) -> bool:
     here = this_process()
     if owner.host != here.host:
         return False
-    if owner.boot_id != here.boot_id:
+    boot, _, space = owner.boot_id.partition("pid:")
+    if boot != here.boot_id.partition("pid:")[0]:
         return True
+    if space != here.boot_id.partition("pid:")[2]:
+        return False
     if not here.started:  # no /proc: the pid alone must do
         try:
             os.kill(owner.pid, 0)

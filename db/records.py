@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 State = Literal["pending", "running", "done", "diverged", "failed"]
@@ -73,12 +74,12 @@ class Run:
     dataset_version: int = 1
     method_version: int = 1
 
-    @property
+    @cached_property
     def id(self) -> str:
         """16 hexadecimal digits, a hash of the resolved content."""
         return digest(self.content())
 
-    @property
+    @cached_property
     def variant(self) -> str:
         """8 digits that tell apart runs which must never share a cell of a table."""
         kept = {k: v for k, v in self.content().items() if k not in (*CELL, *CHOSEN_OVER)}
@@ -91,9 +92,10 @@ class Run:
 
     def content(self) -> dict[str, Any]:
         """The identity as plain JSON values, without later fields at their neutral value."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {
             name: value
-            for name, value in dataclasses.asdict(self).items()
+            for name, value in values.items()
             if name not in ADDED_LATER or value != ADDED_LATER[name]
         }
 

@@ -175,7 +175,10 @@ class Store(Reader):
             attempt = {"run_key": run_key, "number": fence, "owner_id": owner}
             attempt |= {"claimed": time.time(), "irreproducible": False}
             connection.execute(_ATTEMPT, attempt | {"git_commit": commit, "git_dirty": dirty})
-        return Claim(Run.from_content(json.loads(content)), run_key, fence, fingerprint, weights)
+            run = Run.from_content(json.loads(content))
+            if weights is None and run.needs:
+                weights = connection.execute(_NEEDED_WEIGHTS, {"run": run_key}).scalar()
+        return Claim(run, run_key, fence, fingerprint, weights)
 
     def retry(self, run_keys: Sequence[int]) -> int:
         """Make failed runs pending again; returns how many were failed."""
@@ -242,6 +245,7 @@ class Store(Reader):
         with self.write(durable=True) as connection:
             self._check(connection, claim)
             self._keep(connection, claim, history)
+            self._forget_from(connection, claim, len(history))
             self._end(connection, claim, "diverged", "diverged", error=error)
 
     def fail(self, claim: Claim, error: str, traceback: str) -> None:
@@ -366,6 +370,11 @@ _CLAIM = (
     .returning(RUNS.c.fence, RUNS.c.content, RUNS.c.data_fingerprint, RUNS.c.weights_sha256)
 )
 _ATTEMPT = sa.insert(ATTEMPTS)
+_NEEDED_WEIGHTS = (
+    sa.select(ARTIFACTS.c.sha256)
+    .join(DEPENDENCIES, DEPENDENCIES.c.needs_key == ARTIFACTS.c.run_key)
+    .where(DEPENDENCIES.c.run_key == sa.bindparam("run"))
+)
 _INPUTS = (
     sa.update(RUNS)
     .where(RUNS.c.key == sa.bindparam("run"))

@@ -19,6 +19,11 @@ def check(runs: Iterable[Run], states: dict[str, State], data: Path, folder: Pat
         raise MissingInputs(
             "the launch cannot start; missing:\n" + "\n".join(f"  - {p}" for p in problems)
         )
+    writable(folder)
+
+
+def writable(folder: Path) -> None:
+    """Make the --runs folder where there is none; raises `EnvironmentProblem` where it cannot."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"

@@ -65,7 +65,9 @@ class Standing:
         bad = [run for run in self.runs if run.state in ("failed", "diverged")]
         lines += [f"  {run.state:<8} {run.id[:8]} {run.run}: {run.error}" for run in bad]
         if any(run.state == "failed" for run in bad):
-            lines.append("  reasons: orch runs show ID; again: orch resume --retry-failed")
+            lines.append(
+                f"  reasons: orch runs show ID; again: orch resume {self.name} --retry-failed"
+            )
         if blocked := self._blocked():
             lines.append(f"  {plural(blocked, 'run')} wait for what failed")
         return lines

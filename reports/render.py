@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from reports.tables import AVERAGE, BASELINE, NEAR_BEST, Entry, Table
 
+FORMATS = ("text", "markdown", "csv", "json")
 LONG = (
     "table", "model", "method", "dataset", "metric", "value", "shown", "ci90", "delta", "bold",
     "learning_rate", "n", "expected", "edge",
@@ -137,24 +138,26 @@ def _long(table: Table) -> Iterator[dict[str, object]]:
             yield dict(zip(LONG, values, strict=True))
 
 
-def as_csv(table: Table) -> str:
+def as_csv(tables: Sequence[Table]) -> str:
     """The long form, one row a cell: value and interval in percent, unrounded."""
     out = io.StringIO()
     writer = csv.DictWriter(out, LONG, lineterminator="\n")
     writer.writeheader()
-    for row in _long(table):
+    for row in (row for table in tables for row in _long(table)):
         writer.writerow({**row, "bold": "yes" if row["bold"] else "no"})
     return out.getvalue()
 
 
-def as_json(table: Table) -> str:
+def as_json(tables: Sequence[Table]) -> str:
     """The same rows as a JSON list."""
-    return json.dumps(list(_long(table)), indent=2, ensure_ascii=False) + "\n"
+    rows = [row for table in tables for row in _long(table)]
+    return json.dumps(rows, indent=2, ensure_ascii=False) + "\n"
 
 
-FORMATS: dict[str, Callable[[Table], str]] = {
-    "text": text,
-    "markdown": markdown,
-    "csv": as_csv,
-    "json": as_json,
-}
+def render(tables: Sequence[Table], style: str, *, colour: bool = False) -> str:
+    """Tables in one of `FORMATS`."""
+    if style == "text":
+        return "\n".join(text(table, colour=colour) for table in tables)
+    if style == "markdown":
+        return "\n".join(map(markdown, tables))
+    return as_csv(tables) if style == "csv" else as_json(tables)

@@ -42,6 +42,14 @@ def test_a_frozen_writer_cannot_take_back_the_run(tmp_path: Path) -> None:
     assert len(names(tmp_path)) == 1, "what an older fence left goes too"
 
 
+def test_another_stores_checkpoint_becomes_ours(tmp_path: Path) -> None:
+    Checkpoints(tmp_path, fence=3).save(4, {"epoch": 4})
+    ours = Checkpoints(tmp_path, fence=1)
+    assert ours.load() == {"epoch": 4}
+    ours.save(5, {"epoch": 5})
+    assert Checkpoints(tmp_path, fence=2).load() == {"epoch": 5}
+
+
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
 def test_a_damaged_file_is_set_aside(tmp_path: Path, damage: str) -> None:
     Checkpoints(tmp_path, fence=1).save(1, {"epoch": 1})

@@ -160,6 +160,29 @@ def test_names_that_do_not_exist(tmp_path: Path) -> None:
     )
 
 
+def test_an_empty_file_is_where_a_store_can_be_made(tmp_path: Path, sweep: Path) -> None:
+    empty = tmp_path / "orch.db"
+    empty.touch()
+    assert invoke("--store", empty, "plan", sweep).exit_code == 0
+    refused(invoke("--store", empty, "status"), "is empty", "orch launch")
+
+
+def test_a_where_that_matches_nothing(sweep: Path) -> None:
+    for command in ("plan", "launch"):
+        refused(invoke(command, sweep, "--where", "seed=99"), "matches none of the sweep's 6 runs")
+
+
+def test_another_store_than_sqlite_is_refused_by_plan_too(sweep: Path) -> None:
+    refused(invoke("--store", "mysql://host/db", "plan", sweep), "not in this version")
+
+
+def test_make_mini_leaves_what_it_did_not_make(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "mini" / "waterbirds_v1.0"
+    folder.mkdir(parents=True)
+    refused(invoke("--data", tmp_path / "data", "data", "make-mini"), str(folder), "--data")
+    refused(invoke("data", "make-mini", "--seed", "-1"), "--seed")
+
+
 def test_a_plan_reads_the_store_where_there_is_one(tmp_path: Path, sweep: Path) -> None:
     result = invoke("--store", tmp_path / "none.db", "plan", sweep)
     assert result.exit_code == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import a_history, a_run
+from db.errors import StoreError
 from db.records import Claim, Provenance, Run, State
 from db.store import Store
 from orchestrator.engine.queue import Queue
@@ -153,7 +154,55 @@ def test_what_another_launch_took_is_left_to_it(store: Store, tmp_path: Path) ->
     assert finished_elsewhere is not None
     store.finish(finished_elsewhere, a_history(runs[1]))
     assert suggested(session, "a") == runs[2]
-    assert session.taken_elsewhere == [runs[0].id]
+    assert session.elsewhere == {runs[0].id}
+
+
+def test_a_launch_waits_for_what_another_one_is_making(store: Store, tmp_path: Path) -> None:
+    session = a_session(store, [PRETRAIN, *NEEDY], tmp_path)
+    session._looked = -100.0
+    theirs = store.claim(1, store.enlist())
+    assert theirs is not None
+    assert session.suggest("a") == "wait"
+    store.finish(theirs, a_history(PRETRAIN))
+    assert session.suggest("a") == "wait", "it looks once a second"
+    session._looked = -100.0
+    session.suggest("a")
+    assert suggested(session, "b") in NEEDY
+
+
+def test_what_another_launch_gives_up_is_taken(store: Store, tmp_path: Path) -> None:
+    session = a_session(store, [PRETRAIN, *NEEDY], tmp_path)
+    theirs = store.claim(1, store.enlist())
+    assert theirs is not None
+    session._looked = -100.0
+    assert session.suggest("a") == "wait"
+    store.release(theirs, "died")
+    session._looked = -100.0
+    session.suggest("a")
+    assert suggested(session, "b") == PRETRAIN
+
+
+def test_a_claim_that_was_superseded_ends_alone(store: Store, tmp_path: Path) -> None:
+    session = a_session(store, [a_run(), a_run(seed=1)], tmp_path)
+    run = suggested(session, "a")
+    store.retire(session.owner)
+    assert store.claim(session.keys[run.id], store.enlist()) is not None
+    session.trial_ended("a", "killed")
+    assert not session.stop.is_set()
+    assert run.id in session.elsewhere
+
+
+def test_a_store_that_fails_for_a_moment_is_tried_again(store: Store, tmp_path: Path) -> None:
+    session = a_session(store, [a_run()], tmp_path)
+    faults = [StoreError("locked"), StoreError("locked")]
+
+    def action() -> str:
+        if faults:
+            raise faults.pop()
+        return "kept"
+
+    assert session.guarded(action) == "kept"
+    assert not session.stop.is_set()
 
 
 def test_a_fault_in_the_driver_ends_the_launch_in_order(store: Store, tmp_path: Path) -> None:

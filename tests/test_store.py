@@ -248,6 +248,30 @@ def test_a_diverged_run_is_a_result_with_its_epochs(store: Store) -> None:
     assert len(store.history(claim.run_key)) == 2
 
 
+def test_a_divergence_drops_what_an_attempt_that_got_further_left(store: Store) -> None:
+    first = claimed(store)
+    store.start(first, a_history(first.run), INPUTS, None)
+    store.release(first, "died")
+    second = store.claim(first.run_key, store.enlist())
+    assert second is not None
+    store.diverge(second, a_history(second.run, 1), "not finite")
+    assert [r.epoch for r in store.history(first.run_key)] == [0, 1]
+    assert store.attempts(first.run_key)[0].irreproducible
+
+
+def test_weights_must_be_those_that_were_recorded(store: Store) -> None:
+    needed = a_run(kind="pretrain")
+    wanted = a_run(weights=f"run:{needed.id}")
+    register(store, needed, wanted)
+    owner = store.enlist()
+    claim = store.claim(store.find_run(needed.id).key, owner)
+    assert claim is not None
+    store.finish(claim, a_history(needed), [Artifact("weights", "x", "sha-of-weights", 1)])
+    dependent = store.claim(store.find_run(wanted.id).key, owner)
+    assert dependent is not None
+    assert dependent.weights_sha256 == "sha-of-weights"
+
+
 def test_a_failed_run_keeps_its_traceback_and_waits_to_be_retried(store: Store) -> None:
     claim = claimed(store)
     store.fail(claim, "ValueError: x", "Traceback…")
@@ -299,6 +323,9 @@ def test_death_is_told_by_start_time_boot_and_host() -> None:
     assert not is_dead(me)
     assert is_dead(dataclasses.replace(me, started="1")), "another process got the pid"
     assert is_dead(dataclasses.replace(me, boot_id="before")), "the machine was restarted"
+    boot = me.boot_id.partition("pid:")[0]
+    contained = dataclasses.replace(me, boot_id=f"{boot}pid:[1]", started="1")
+    assert not is_dead(contained), "another container's process cannot be told from here"
     assert not is_dead(Process("elsewhere", 1, "", "")), "cannot be told from here"
 
 

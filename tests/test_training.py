@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from pathlib import Path
@@ -190,6 +191,19 @@ def test_a_resume_on_other_inputs_is_refused(tmp_path: Path, changed: str) -> No
     event = list(worker.run(a_run(), context))[-1]
     assert isinstance(event, worker.Failed)
     assert "are not those of this run's first attempt" in event.error
+
+
+def test_a_checkpoint_of_other_inputs_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where the store has forgotten what the first attempt read."""
+    train(a_run(), tmp_path, stop_after=2)
+    data = load("toy", Path("unused"))
+    other = dataclasses.replace(data, fingerprint="toy-2")
+    monkeypatch.setattr("worker.finetune.load", lambda *_: other)
+    event = train(a_run(), tmp_path, fence=2)[-1]
+    assert isinstance(event, worker.Failed)
+    assert "the data are not those" in event.error
 
 
 def test_auxiliary_splits_are_evaluated_when_the_score_improves(tmp_path: Path) -> None:

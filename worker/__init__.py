@@ -2,7 +2,7 @@
 
 Importing this package is cheap; torch is imported when a run starts:
 
-    for event in worker.run(run, worker.Context(data=Path("data"), folder=Path("runs") / run.id)):
+    for event in worker.run(run, worker.Context(data=Path("data"), runs=Path("runs"))):
         print(event)
 """
 

@@ -84,6 +84,8 @@ def load_plugins(paths: Iterable[str]) -> None:
         path = Path(text).resolve()
         name = f"orch_plugin_{path.stem}"
         if name in sys.modules:
+            if sys.modules[name].__file__ != str(path):
+                raise SpecError(f"plugin {text}: another plugin is called {path.name}; rename it.")
             continue
         if not path.is_file():
             raise SpecError(f"plugin {text}: no such file; --plugin takes the path of a .py file.")

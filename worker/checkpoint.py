@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import pickle
 import re
 import tempfile
 import zlib
@@ -73,6 +74,10 @@ def write_whole(
     return place
 
 
+def _name(fence: int, epoch: int, checksum: str) -> str:
+    return f"checkpoint-{fence:06d}-{epoch:06d}-{checksum}.pt"
+
+
 class Checkpoints:
     """The checkpoints of one run, as one attempt sees them."""
 
@@ -90,18 +95,35 @@ class Checkpoints:
         place = write_whole(
             self.folder,
             lambda file: torch.save(state, file),
-            lambda path: f"checkpoint-{self.fence:06d}-{epoch:06d}-{crc32(path)}.pt",
+            lambda path: _name(self.fence, epoch, crc32(path)),
         )
         for rank, path, _ in list(self._found()):
             if rank <= (self.fence, epoch) and path != place:
                 path.unlink(missing_ok=True)
 
     def load(self) -> dict[str, Any] | None:
-        """The newest readable state, or None. An unreadable file is set aside as `*.unreadable`."""
-        for _, path, checksum in sorted(self._found(), reverse=True):
-            if crc32(path) == checksum:
-                state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-                return state
-            log.warning("%s is damaged and set aside; going on from the one before", path.name)
-            path.replace(path.with_suffix(".unreadable"))
+        """The newest readable state, or None. An unreadable file is set aside as `*.unreadable`.
+
+        A higher fence than ours is another store's over the same folder: its file becomes ours, or
+        it would outrank whatever we save.
+        """
+        for (fence, epoch), path, checksum in sorted(self._found(), reverse=True):
+            state = self._read(path, checksum)
+            if state is None:
+                log.warning("%s cannot be read and is set aside", path.name)
+                path.replace(path.with_suffix(".unreadable"))
+                continue
+            if fence > self.fence:
+                path.replace(self.folder / _name(self.fence, epoch, checksum))
+            return state
         return None
+
+    def _read(self, path: Path, checksum: str) -> dict[str, Any] | None:
+        if crc32(path) != checksum:
+            return None
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+            log.warning("%s: %s", path.name, error)  # whole, but another version's
+            return None
+        return state

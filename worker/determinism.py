@@ -35,23 +35,23 @@ def generator(seed: int, epoch: int, purpose: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(key[:7], "big"))
 
 
-def random_state() -> dict[str, Any]:
-    """Every global random number generator, as tensors and plain values."""
+def random_state(device: str = "cpu") -> dict[str, Any]:
+    """Every global random number generator that a run on `device` may draw from."""
     version, words, gauss = random.getstate()
     algorithm, keys, *rest = np.random.get_state()
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state(device) if device.startswith("cuda") else None,
         "python": [version, list(words), gauss],
         "numpy": [algorithm, [int(k) for k in keys], *(float(r) for r in rest)],
     }
 
 
-def set_random_state(state: dict[str, Any]) -> None:
+def set_random_state(state: dict[str, Any], device: str = "cpu") -> None:
     """The inverse of `random_state`."""
     torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if state["cuda"] is not None and device.startswith("cuda"):
+        torch.cuda.set_rng_state(state["cuda"], device)
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     algorithm, keys, position, has_gauss, cached = state["numpy"]

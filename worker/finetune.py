@@ -56,9 +56,9 @@ def finetune(run: Run, context: Context, export: Export = no_artifacts) -> Itera
     Raises whatever goes wrong; `worker.run` turns that into a `Failed` event.
     """
     # 1. The state that the run's numbers are defined in, then data, model and optimizer.
-    settle(run.seed, run.threads)
     entry, method = MODELS.find(run.model), METHODS.find(run.method)
-    data = load(run.dataset, context.data)
+    data = load(run.dataset, context.data)  # kept for the next run, so it must draw nothing after
+    settle(run.seed, run.threads)
     built = build(run, DATASETS.find(run.dataset).classes, context.runs)
     model = built.model.to(context.device).train()
     refuse_other_inputs(context, data.fingerprint, built.weights_sha256)
@@ -67,7 +67,8 @@ def finetune(run: Run, context: Context, export: Export = no_artifacts) -> Itera
 
     # 2. Where an earlier attempt got to.
     checkpoints = Checkpoints(context.folder(run.id), context.fence)
-    history = restore(checkpoints.load(), model, optim)
+    inputs = {"data": data.fingerprint, "pretrained weights": built.weights_sha256}
+    history = restore(checkpoints.load(), model, optim, context.device, inputs)
     provenance = describe(context.device, data.fingerprint, built.weights_sha256)
     yield Started(tuple(history), provenance, history[-1].epoch if history else None)
 
@@ -101,7 +102,7 @@ def finetune(run: Run, context: Context, export: Export = no_artifacts) -> Itera
             seconds=time.perf_counter() - started,
         )
         history.append(record)
-        checkpoints.save(epoch, snapshot(model, optim, history))
+        checkpoints.save(epoch, snapshot(model, optim, context.device, inputs, history))
         yield Epoch(record)
 
     # 5. Everything once more, so that a message that was lost is made good.
@@ -111,15 +112,17 @@ def finetune(run: Run, context: Context, export: Export = no_artifacts) -> Itera
 
 def refuse_other_inputs(context: Context, data_fingerprint: str, weights_sha256: str) -> None:
     """Raise `MissingInputs` where an earlier attempt trained on other data or weights."""
-    for noun, before, now in (
-        ("data", context.data_fingerprint, data_fingerprint),
-        ("pretrained weights", context.weights_sha256, weights_sha256),
-    ):
-        if before is not None and before != now:
-            raise MissingInputs(
-                f"the {noun} are not those of this run's first attempt "
-                f"({now[:12]}, not {before[:12]}); bring those back."
-            )
+    refuse_another("data", context.data_fingerprint, data_fingerprint)
+    refuse_another("pretrained weights", context.weights_sha256, weights_sha256)
+
+
+def refuse_another(noun: str, before: str | None, now: str) -> None:
+    """Raise `MissingInputs` unless `now` is what there was before, if there was."""
+    if before is not None and before != now:
+        raise MissingInputs(
+            f"the {noun} are not those of this run's first attempt "
+            f"({now[:12]}, not {before[:12]}); bring those back."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,21 +202,31 @@ def measure(
     return metrics
 
 
-def snapshot(model: nn.Module, optim: Any, history: list[EpochRecord]) -> dict[str, Any]:
+def snapshot(
+    model: nn.Module, optim: Any, device: str, inputs: dict[str, str], history: list[EpochRecord]
+) -> dict[str, Any]:
     """All that the next epoch depends on; the schedule's position is the last epoch's number."""
     return {
+        "inputs": inputs,
         "model": model.state_dict(),
         "optimizer": optim.state_dict(),
-        "random": random_state(),
+        "random": random_state(device),
         "history": [dataclasses.asdict(record) for record in history],
     }
 
 
-def restore(state: dict[str, Any] | None, model: nn.Module, optim: Any) -> list[EpochRecord]:
-    """Put a snapshot back and return its history, empty where there is none."""
+def restore(
+    state: dict[str, Any] | None, model: nn.Module, optim: Any, device: str, inputs: dict[str, str]
+) -> list[EpochRecord]:
+    """Put a snapshot back and return its history, empty where there is none.
+
+    Raises `MissingInputs` where it comes of other data or weights.
+    """
     if state is None:
         return []
+    for noun, now in inputs.items():
+        refuse_another(noun, state["inputs"][noun], now)
     model.load_state_dict(state["model"])
     optim.load_state_dict(state["optimizer"])
-    set_random_state(state["random"])
+    set_random_state(state["random"], device)
     return [EpochRecord.from_json(record) for record in state["history"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import socket
 from functools import lru_cache
@@ -16,7 +17,11 @@ PACKAGES = ("orch", "torch", "torchvision", "timm", "open_clip_torch", "wilds", 
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
     """The installed version of every package that can change a number."""
-    return {name: importlib.metadata.version(name) for name in PACKAGES}
+    found = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def describe(device: str, data_fingerprint: str, weights_sha256: str) -> Provenance:

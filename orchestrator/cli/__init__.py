@@ -22,6 +22,8 @@ class Settings:
     data: Path
     runs: Path
     plugins: tuple[str, ...]
+    given: bool = False
+    """Whether any of them was typed, so that a command to repeat needs them again."""
 
 
 class _Group(click.Group):
@@ -33,6 +35,8 @@ class _Group(click.Group):
         except OrchError as error:
             click.echo(f"orch: {error}", err=True)
             sys.exit(2)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
         except BrokenPipeError:
             sys.stderr.close()  # the reader of our pipe has left, as `head` does
             sys.exit(0)
@@ -84,7 +88,9 @@ def main(ctx: click.Context, store: str, data: Path, runs: Path, plugins: tuple[
 
     paths = tuple(str(Path(plugin).resolve()) for plugin in plugins)
     load_plugins(paths)
-    ctx.obj = Settings(store, data.resolve(), runs.resolve(), paths)
+    typed = click.core.ParameterSource.COMMANDLINE
+    given = any(ctx.get_parameter_source(name) is typed for name in ctx.params)
+    ctx.obj = Settings(store, data.resolve(), runs.resolve(), paths, given)
 
 
 def _commands() -> None:

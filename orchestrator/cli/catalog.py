@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from db.errors import EnvironmentProblem
 from orchestrator.cli import Settings
 from orchestrator.cli.show import format_option, plural, print_json, table
 from worker.data import DATASETS
@@ -167,7 +168,13 @@ def _presence(root: Path, name: str) -> str:
 
 
 @data.command("make-mini")
-@click.option("--seed", default=0, show_default=True, help="Another seed draws other images.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Another seed draws other images.",
+)
 @click.option(
     "--train", default=512, show_default=True, type=click.IntRange(min=8), help="Training images."
 )
@@ -196,7 +203,10 @@ def make_mini(settings: Settings, seed: int, train: int, val: int, test: int) ->
     """
     from worker.data.mini import make_waterbirds
 
-    folder = make_waterbirds(settings.data / "mini", seed=seed, train=train, val=val, test=test)
+    try:
+        folder = make_waterbirds(settings.data / "mini", seed=seed, train=train, val=val, test=test)
+    except OSError as error:
+        raise EnvironmentProblem(f"{error}; move it away, or name another --data.") from error
     click.echo(f"mini_waterbirds: {plural(train + val + test, 'image')} in {folder}")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from db.errors import NotFound
+from db.errors import NotFound, SpecError
 from orchestrator import preflight, where
 from orchestrator import sweep as sweeps
 from orchestrator.cli import INTERRUPTED, Settings
@@ -76,15 +76,23 @@ def plan_command(
     Example: orch plan sweeps/full_grid.yaml
     """
     sweep = sweeps.load(path)
-    found = plan(
-        sweep.name, sweeps.chosen(sweep.planned, where.parse(conditions), limit), settings.store
-    )
+    found = plan(sweep.name, _chosen(sweep, conditions, limit), settings.store)
     if as_json or style == "json":
         print_json(found.as_json())
         return
     click.echo(_summary(found))
     click.echo()
     table(found.rows())
+
+
+def _chosen(
+    sweep: sweeps.Sweep, conditions: tuple[str, ...], limit: int | None
+) -> list[sweeps.Planned]:
+    chosen = sweeps.chosen(sweep.planned, where.parse(conditions), limit)
+    if not chosen:
+        total = plural(len(sweep.requested), "run")
+        raise SpecError(f"--where {' '.join(conditions)}: matches none of the sweep's {total}.")
+    return chosen
 
 
 def _summary(found: Plan) -> str:
@@ -141,7 +149,9 @@ def _launch(
     dry_run: bool,
     retry_failed: bool,
 ) -> None:
-    chosen = sweeps.chosen(sweep.planned, where.parse(conditions), limit)
+    chosen = _chosen(sweep, conditions, limit)
+    if conditions or limit or settings.given:
+        again += " with the same options"
     found = plan(sweep.name, chosen, settings.store)
     failed = [run for run in (*found.needed, *found.requested) if found.state(run) == "failed"]
     to_do = found.to_do() + (failed if retry_failed else [])
@@ -155,14 +165,28 @@ def _launch(
     from db.store import Store
 
     store = Store.open(settings.store, create=True)
-    runs = [p.run for p in sweep.planned]
-    store.register(sweep.name, sweep.text, runs, {run.id for run in sweep.requested})
+    _register(store, sweep)
     click.echo(_summary(found))
     if not to_do:
         click.echo("Nothing is left to train.")
-        _advise(store, found, again)
-        sys.exit(1 if failed else 0)
+        sys.exit(_advise(store, found, again))
     sys.exit(_train(settings, store, found, chosen, again, max_concurrent, retry_failed))
+
+
+def _register(store: Store, sweep: sweeps.Sweep) -> None:
+    """Make the store's sweep what the file says, and tell where that takes runs off its tables."""
+    runs = [p.run for p in sweep.planned]
+    asked = {s.id for s in store.runs(sweep.name)} if _knows(store, sweep.name) else set()
+    store.register(sweep.name, sweep.text, runs, {run.id for run in sweep.requested})
+    if dropped := asked - {run.id for run in runs}:
+        click.echo(
+            f'note: "{sweep.name}" asked for {plural(len(dropped), "run")} that this file does not '
+            "name; they are kept, and not in its tables. Another `name:` keeps both sweeps."
+        )
+
+
+def _knows(store: Store, name: str) -> bool:
+    return any(known.name == name for known in store.sweeps())
 
 
 def _train(
@@ -205,19 +229,29 @@ def _train(
 
 
 def _advise(store: Store, found: Plan, again: str) -> int:
-    """Say what the user may want to do next; returns 1 where runs failed, else 0."""
-    states = store.states([run.id for run in (*found.needed, *found.requested)])
-    failed = [run for run in (*found.needed, *found.requested) if states.get(run.id) == "failed"]
+    """Say what the user may want to do next; returns 1 where runs failed or can never start."""
+    everything = (*found.needed, *found.requested)
+    states = store.states([run.id for run in everything])
+    failed = [run for run in everything if states.get(run.id) == "failed"]
+    hopeless = {run.id for run in everything if states.get(run.id) in ("failed", "diverged")}
+    blocked = [
+        run
+        for run in everything
+        if states.get(run.id) == "pending" and hopeless.intersection(run.needs)
+    ]
     for run in failed[:3]:
         click.echo(f"failed: {run}; the reason: orch runs show {run.id[:8]}")
     if failed:
-        click.echo(f"{plural(len(failed), 'run')} failed. Try again with: {again} --retry-failed")
-    waiting = [run for run in found.requested if states.get(run.id) == "pending"]
-    if waiting and failed:
-        click.echo(f"{plural(len(waiting), 'run')} wait for what failed.")
-    if not failed:
+        click.echo(f"{plural(len(failed), 'run')} failed. Try again: {again}, and --retry-failed")
+    if blocked:
+        culprit = next(need for need in blocked[0].needs if need in hopeless)
+        click.echo(
+            f"{plural(len(blocked), 'run')} cannot start: what they need is {states[culprit]}; "
+            f"see: orch runs show {culprit[:8]}"
+        )
+    if not failed and not blocked:
         click.echo(f"Read the table with: orch report --sweep {found.name} --table ood")
-    return 1 if failed else 0
+    return 1 if failed or blocked else 0
 
 
 @click.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import sys
 from pathlib import Path
@@ -69,14 +70,9 @@ def report(
         for stored in reader.runs(sweep)
         if stored.requested and stored.run.kind == "finetune" and wanted.matches(stored.run)
     ]
-    texts = []
-    for one in declared:
-        built = tables.build(one, select.cells(reader, runs, one.split), labels())
-        if style == "text":
-            texts.append(render.text(built, colour=output is None and sys.stdout.isatty()))
-        else:
-            texts.append(render.FORMATS[style](built))
-    _write("\n".join(texts), output)
+    built = [tables.build(one, select.cells(reader, runs, one.split), labels()) for one in declared]
+    colour = output is None and sys.stdout.isatty()
+    _write(render.render(built, style, colour=colour), output)
 
 
 def labels() -> Labels:
@@ -131,6 +127,9 @@ def export(settings: Settings, sweep: str | None, output: Path | None) -> None:
         raise EnvironmentProblem(
             f"-o {output} cannot be written ({error.strerror}); name another file."
         ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def _rows(reader: Reader, sweep: str | None, file: IO[str]) -> None:

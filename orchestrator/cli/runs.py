@@ -11,7 +11,7 @@ import click
 
 from db.errors import EnvironmentProblem, SpecError
 from db.records import Attempt, StoredRun
-from orchestrator import where
+from orchestrator import preflight, where
 from orchestrator.cli import Settings
 from orchestrator.cli.show import duration, format_option, percent, plural, print_json, table
 
@@ -125,8 +125,8 @@ def runs_show(settings: Settings, run_id: str, style: str, as_json: bool) -> Non
                 "epoch": record.epoch,
                 "train_loss": _number(record.train_loss),
                 "train_accuracy": percent(record.train_accuracy),
-                **{f"{m.split} {m.group}".strip(): percent(m.value) for m in record.metrics},
                 "seconds": f"{record.seconds:.2f}",
+                **{f"{m.split} {m.group}".strip(): percent(m.value) for m in record.metrics},
             }
             for record in history
         ],
@@ -206,6 +206,8 @@ def runs_run(settings: Settings, run_id: str, local: bool, device: str) -> None:
 
     store = Store.open(settings.store)
     stored = store.find_run(run_id)
+    here.check_device(device)
+    preflight.check([stored.run], store.states(stored.run.needs), settings.data, settings.runs)
     work = here.Local(store, settings.data, settings.runs, device)
     if stored.state in ("done", "diverged"):
         differences = work.repeat(stored)

@@ -48,21 +48,21 @@ def table(rows: Sequence[Mapping[str, object]], right: Sequence[str] = ()) -> No
     if not rows:
         return
     shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for name in rows[0]:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    for name in names:
         shown.add_column(name, justify="right" if name in right else "left", no_wrap=True)
     for row in rows:
-        cells = ["" if value is None else str(value) for value in row.values()]
+        cells = ["" if (value := row.get(name)) is None else str(value) for name in names]
         shown.add_row(*(Text(c, style=STATE_COLOURS.get(c.split(" ")[0], "")) for c in cells))
     console().print(shown)
 
 
-def console(stderr: bool = False) -> Any:
+def console() -> Any:
     """rich's console: as wide as the terminal, or as wide as the lines are in a pipe."""
     from rich.console import Console
 
-    stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else 200
-    return Console(file=stream, width=width, highlight=False, soft_wrap=not stream.isatty())
+    tty = sys.stdout.isatty()
+    return Console(width=None if tty else 200, highlight=False, soft_wrap=not tty)
 
 
 def duration(seconds: float) -> str:

@@ -97,19 +97,20 @@ def launch(
             # All actors start at once, and one run is claimed ahead so that none waits for a claim.
             os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(slots, MAX_PENDING))
             session.max_claims = options.max_concurrent or slots + 1
-            while len(session.queue) and not session.stop.is_set():
+            while session.startable() and not session.stop.is_set():
                 before = len(session.queue)
                 _experiment(session, scratch)
                 if len(session.queue) == before:
                     break
     finally:
-        store.retire(owner, "paused" if session.stop.is_set() else "lost")
+        told = session.stop.is_set() and session.failure is None
+        store.retire(owner, "paused" if told else "lost")
     if session.failure is not None:
         raise session.failure
     return Outcome(
         session.states,
         len(session.queue.blocked()),
-        len(session.taken_elsewhere),
+        len(session.elsewhere & session.keys.keys()),
         session.stop.is_set(),
     )
 
@@ -153,6 +154,7 @@ def ray_cluster(scratch: Path) -> Iterator[None]:
     # `worker` would shadow ours; so it starts from an empty one.
     with contextlib.chdir(scratch):
         ray.init(
+            address="local",  # whatever RAY_ADDRESS says
             include_dashboard=False,
             log_to_driver=False,
             logging_level="ERROR",
@@ -190,11 +192,11 @@ def _fits(need: Resources, node: dict[str, float]) -> int:
 
 @contextlib.contextmanager
 def told_to_stop(session: Session) -> Iterator[None]:
-    """SIGINT and SIGTERM end the launch in order; a second one ends the process as usual."""
+    """SIGINT and SIGTERM end the launch in order; a second one does not wait for that."""
 
     def handler(number: int, frame: FrameType | None) -> None:
         if session.stop.is_set():
-            signal.signal(number, signal.default_int_handler)
+            raise KeyboardInterrupt
         session.stop.set()
 
     numbers = (signal.SIGINT, signal.SIGTERM)
@@ -226,13 +228,21 @@ def scratch_folder() -> Iterator[Path]:
 
 def git_state() -> tuple[str, bool] | None:
     """The commit that orch runs from and whether files differ from it; None outside a checkout."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve()
     try:
-        commit, changes = (
+        _, commit, changes = (
             subprocess.run(
-                ["git", "-C", str(here), *command], capture_output=True, text=True, check=True
+                ["git", "-C", str(here.parent), *command],
+                capture_output=True,
+                text=True,
+                check=True,
             ).stdout
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+            for command in (
+                # Fails where orch is installed inside somebody else's checkout.
+                ["ls-files", "--error-unmatch", here.name],
+                ["rev-parse", "HEAD"],
+                ["status", "--porcelain"],
+            )
         )
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -86,6 +86,17 @@ class Local:
         raise EnvironmentProblem("the repetition ended without a result.")
 
 
+def check_device(device: str) -> None:
+    """Raise `EnvironmentProblem` where torch has no such device."""
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise EnvironmentProblem(f"--device {device}: {reason}; use cpu or cuda:0.") from error
+
+
 def compare(stored: tuple[EpochRecord, ...], again: tuple[EpochRecord, ...]) -> list[str]:
     """Where two histories of a run differ, clock aside; empty where they are equal bit by bit."""
     differences = [

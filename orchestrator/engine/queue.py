@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 
-from db.records import State, StoredRun
+from db.records import FINAL_STATES, State, StoredRun
 
 
 class Queue:
@@ -23,6 +23,18 @@ class Queue:
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    def __contains__(self, run_id: str) -> bool:
+        return run_id in self._waiting
+
+    def open_needs(self) -> set[str]:
+        """What waiting runs need that is not final yet."""
+        return {
+            need
+            for run_id in self._waiting
+            for need in self._needs[run_id]
+            if self._state.get(need) not in FINAL_STATES
+        }
 
     def take(self) -> str | None:
         """The next run whose needs are met, out of the queue; None where all wait for others."""

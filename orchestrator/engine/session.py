@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from db.errors import StoreError, Superseded
 from db.records import FINAL_STATES, Claim, State, StoredRun, canonical_json
 from db.store import Store
 from orchestrator.engine.queue import Queue
@@ -17,6 +20,12 @@ from orchestrator.engine.recorder import Recorder
 from orchestrator.spec import Resources
 from worker.events import Event, from_json
 
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+"""Between looks at what other launches hold, while there is nothing else to do."""
+PATIENCE = (0.5, 2.0, 8.0)
+"""Seconds between tries where the store cannot be written; each has waited for locks already."""
 MAX_DEATHS = 3
 """Attempts that may die with their process before the run counts as failed."""
 
@@ -78,7 +87,9 @@ class Session:
     stop: threading.Event = field(default_factory=threading.Event)
     states: Counter[State] = field(default_factory=Counter)
     """How many runs this launch brought to each final state."""
-    taken_elsewhere: list[str] = field(default_factory=list)
+    elsewhere: set[str] = field(default_factory=set)
+    """Runs that another launch holds."""
+    _looked: float = 0.0
     _claims: dict[str, Claim] = field(default_factory=dict)
     _deaths: Counter[str] = field(default_factory=Counter)
     _heard: dict[str, int] = field(default_factory=dict)
@@ -86,6 +97,10 @@ class Session:
 
     def __post_init__(self) -> None:
         self.recorder = Recorder(self.store, self.runs)
+
+    def startable(self) -> bool:
+        """Whether anything that is left may still be trained by this launch."""
+        return len(self.queue) > len(self.queue.blocked())
 
     def suggest(self, trial: str) -> Task | Literal["wait", "finished"]:
         """The next run for a trial, `wait` while all wait for running ones, `finished` at the end.
@@ -99,20 +114,36 @@ class Session:
         while run_id := self.queue.take():
             claim = self.store.claim(self.keys[run_id], self.owner, self.git)
             if claim is None:
-                self._lost(run_id)
+                self.elsewhere.add(run_id)
+                self._look_elsewhere()
                 continue
             self._claims[trial] = claim
             self.observer.claimed(claim)
             return self._task(claim)
-        return "wait" if self._claims else "finished"
+        if not self._claims and not self._waits_for_another():
+            return "finished"
+        return "wait"
 
-    def _lost(self, run_id: str) -> None:
-        """Another launch has the run, or has finished it."""
-        state = self.store.states([run_id])[run_id]
-        if state in FINAL_STATES:
-            self.queue.settle(run_id, state)
-        else:
-            self.taken_elsewhere.append(run_id)
+    def _waits_for_another(self) -> bool:
+        """Whether what is left needs a run that another launch is training."""
+        needed = self.queue.open_needs()
+        if needed and time.monotonic() - self._looked > LOOK_SECONDS:
+            self._looked = time.monotonic()
+            self.elsewhere |= needed
+            self.store.recover()
+            self._look_elsewhere()
+        return bool(self.queue.open_needs() & self.elsewhere)
+
+    def _look_elsewhere(self) -> None:
+        """Learn what became of runs that others hold; one that came back is ours to claim."""
+        for run_id, state in self.store.states([*self.elsewhere]).items():
+            if state == "running":
+                continue
+            self.elsewhere.discard(run_id)
+            if state in FINAL_STATES:
+                self.queue.settle(run_id, state)
+            elif run_id in self.keys and run_id not in self.queue:
+                self.queue.put_back(run_id)
 
     def _task(self, claim: Claim) -> Task:
         resources = self.resources[claim.run.id]
@@ -133,10 +164,10 @@ class Session:
         claim = self._claims.get(trial)
         if claim is None or number <= self._heard.get(trial, -1):
             return
-        self._heard[trial] = number
         event = from_json(json.loads(text))
-        self.observer.said(claim, event)
         state = self.recorder.record(claim, event)
+        self._heard[trial] = number  # after it is kept: a try that failed is repeated
+        self.observer.said(claim, event)
         if state is not None:
             error = getattr(event, "error", None)
             self._close(trial, claim, state, error)
@@ -148,13 +179,17 @@ class Session:
             return
         run_id, reason = claim.run.id, error or "the worker process ended without an outcome"
         self._deaths[run_id] += 1
-        if self._deaths[run_id] >= MAX_DEATHS:
-            text = f"{reason} ({MAX_DEATHS} times)"
-            self.store.fail(claim, text, "")
-            self._close(trial, claim, "failed", text)
-            return
-        self.store.release(claim, "died", reason)
-        self._close(trial, claim, "pending", reason)
+        try:
+            if self._deaths[run_id] < MAX_DEATHS:
+                self.store.release(claim, "died", reason)
+                self._close(trial, claim, "pending", reason)
+                return
+            reason += f" ({MAX_DEATHS} times)"
+            self.store.fail(claim, reason, "")
+            self._close(trial, claim, "failed", reason)
+        except Superseded:
+            del self._claims[trial]
+            self.elsewhere.add(run_id)
 
     def _close(self, trial: str, claim: Claim, state: State, error: str | None) -> None:
         del self._claims[trial]
@@ -169,6 +204,12 @@ class Session:
     def guarded(self, action: Callable[[], Any]) -> Any:
         """Do something on Tune's behalf; a fault ends the launch in order, not inside Tune."""
         try:
+            for pause in PATIENCE:
+                try:
+                    return action()
+                except StoreError as fault:
+                    log.warning("%s; trying again", fault)
+                    self.stop.wait(pause)
             return action()
         except BaseException as fault:
             self.failure = self.failure or fault
