@@ -330,7 +330,7 @@ def test_markdown_says_the_same_as_text(rich: Table) -> None:
 
 
 def test_csv_has_the_promised_columns_and_one_row_a_cell(rich: Table) -> None:
-    rows = list(csv.DictReader(io.StringIO(render.as_csv([rich)))])
+    rows = list(csv.DictReader(io.StringIO(render.as_csv([rich]))))
 
     assert render.as_csv([rich]).splitlines()[0] == ",".join(COLUMNS)
     assert len(rows) == 4 * 3
@@ -357,8 +357,8 @@ def test_csv_has_the_promised_columns_and_one_row_a_cell(rich: Table) -> None:
 
 
 def test_csv_and_json_are_the_same_rows(rich: Table) -> None:
-    from_csv = list(csv.DictReader(io.StringIO(render.as_csv([rich)))])
-    from_json = json.loads(render.as_json([rich)])
+    from_csv = list(csv.DictReader(io.StringIO(render.as_csv([rich]))))
+    from_json = json.loads(render.as_json([rich]))
 
     assert [list(row) for row in from_json] == [COLUMNS] * len(from_csv)
     for one, other in zip(from_csv, from_json, strict=True):
@@ -370,7 +370,7 @@ def test_csv_and_json_are_the_same_rows(rich: Table) -> None:
 def test_long_rows_agree_with_the_text(rich: Table) -> None:
     printed = [part for row in plain(render.text(rich))[1:] for part in row[-3:]]
 
-    for part, row in zip(printed, json.loads(render.as_json([rich)]), strict=True):
+    for part, row in zip(printed, json.loads(render.as_json([rich])), strict=True):
         assert part.startswith(row["shown"])
         assert ("*" in part) == row["bold"]
         assert (f"±{row['ci90'] or 0:.1f}" in part) == (row["ci90"] is not None)
