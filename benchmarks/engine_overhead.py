@@ -110,7 +110,10 @@ def ours(runs: int, folder: Path) -> float:
 
 
 def main() -> None:
-    """Measure the three in turn, several rounds, and print medians and ratios."""
+    """Measure the three in turn, several rounds; print medians, and medians of a round's ratios.
+
+    Machines drift: only figures of one round are set against each other.
+    """
     from orchestrator.engine.launch import ray_cluster, scratch_folder
 
     found: dict[str, list[float]] = {"default": [], "reuse": [], "orch": []}
@@ -123,12 +126,16 @@ def main() -> None:
             found["orch"].append(ours(ORCH_RUNS, Path(folder)))
         print({name: [round(v, 4) for v in values] for name, values in found.items()}, flush=True)
     median = {name: statistics.median(values) for name, values in found.items()}
+
+    def ratio(one: str, other: str) -> float:
+        return statistics.median(a / b for a, b in zip(found[one], found[other], strict=True))
+
     print(
         json.dumps(
             {
                 "seconds_a_trial": {name: round(value, 4) for name, value in median.items()},
-                "default_over_orch": round(median["default"] / median["orch"], 1),
-                "orch_over_reuse": round(median["orch"] / median["reuse"], 2),
+                "default_over_orch": round(ratio("default", "orch"), 1),
+                "orch_over_reuse": round(ratio("orch", "reuse"), 2),
             },
             indent=2,
         )
