@@ -25,6 +25,8 @@ class Lines:
         self.total = total
         self.ended_count = 0
         self.began = time.monotonic()
+        self.training_since: float | None = None
+        """When the first run started: until then workers only import torch."""
         self.latest: dict[str, EpochRecord] = {}
         self._claimed: dict[str, float] = {}
         self._told: dict[str, float] = {}
@@ -50,6 +52,7 @@ class Lines:
         match event:
             case Started():
                 self._claimed[run_id] = time.monotonic()
+                self.training_since = self.training_since or time.monotonic()
                 if event.resumed_from is not None:
                     self.line(f"resumed {claim.run} after epoch {event.resumed_from}")
             case Epoch():
@@ -146,10 +149,11 @@ class Live(Lines):
         from rich.console import Group
         from rich.table import Table
 
-        elapsed = time.monotonic() - self.began
-        left = f"{duration(elapsed)} so far"
-        if self.ended_count:
-            rest = elapsed / self.ended_count * (self.total - self.ended_count)
+        now = time.monotonic()
+        left = f"{duration(now - self.began)} so far"
+        if self.ended_count and self.training_since is not None:
+            a_run = (now - self.training_since) / self.ended_count
+            rest = a_run * (self.total - self.ended_count)
             left += f", about {duration(rest)} left"
         self._bar.update(self._task, completed=self.ended_count, left=left)
         running = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
