@@ -152,6 +152,11 @@ def _select(reader: Reader, runs: Sequence[StoredRun], split: str) -> dict[Key, 
     return found
 
 
+_CELL = [RUNS.c[name] for name in CELL]
+_RATE = [RUNS.c.learning_rate, RUNS.c.hyperparameters]
+Keys = sa.BindParameter[Any]
+
+
 def selection(runs: Sequence[StoredRun], split: str) -> sa.Select[Any]:
     """The selection as one statement.
 
@@ -160,29 +165,40 @@ def selection(runs: Sequence[StoredRun], split: str) -> sa.Select[Any]:
     3. `ranked`: the rates of a cell by that mean.
     4. The chosen rate's runs with `split`'s headline metric at their best epochs.
     """
-    keys: sa.BindParameter[Any] = sa.bindparam(
-        "keys", [r.key for r in runs], expanding=True, literal_execute=True
+    keys: Keys = sa.bindparam("keys", [r.key for r in runs], expanding=True, literal_execute=True)
+    scored = _scored(keys)
+    ranked = _ranked(_rates(keys, scored))
+    return (
+        sa.select(*_CELL, RUNS.c.key, RUNS.c.learning_rate, METRICS.c.metric, METRICS.c.value)
+        .join(ranked, _same(ranked, *_CELL, *_RATE))
+        .join(scored, (scored.c.run_key == RUNS.c.key) & (scored.c.place == 1))
+        .join(
+            METRICS,
+            (METRICS.c.run_key == RUNS.c.key)
+            & (METRICS.c.epoch == scored.c.epoch)
+            & (METRICS.c.split == split)
+            & (METRICS.c.group == ""),
+        )
+        .where(ranked.c.place == 1, RUNS.c.key.in_(keys))
+        .order_by(*_CELL, RUNS.c.seed)
     )
-    cell = [RUNS.c[name] for name in CELL]
-    rate = [RUNS.c.learning_rate, RUNS.c.hyperparameters]
 
-    asked = (
-        sa.select(*cell, *rate, sa.func.count().label("seeds"))
-        .where(RUNS.c.key.in_(keys))
-        .group_by(*cell, *rate)
-        .cte("asked")
+
+def _same(table: sa.CTE, *columns: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+    return sa.and_(*(table.c[column.key or ""] == column for column in columns))
+
+
+def _scored(keys: Keys) -> sa.CTE:
+    """Every epoch that competes, the best of its run in place 1."""
+    best_first = sa.func.row_number().over(
+        partition_by=METRICS.c.run_key, order_by=(METRICS.c.value.desc(), METRICS.c.epoch)
     )
-    scored = (
+    return (
         sa.select(
             METRICS.c.run_key,
             METRICS.c.epoch,
             METRICS.c.value.label("score"),
-            sa.func.row_number()
-            .over(
-                partition_by=METRICS.c.run_key,
-                order_by=(METRICS.c.value.desc(), METRICS.c.epoch),
-            )
-            .label("place"),
+            best_first.label("place"),
         )
         .join(RUNS, RUNS.c.key == METRICS.c.run_key)
         .where(
@@ -194,39 +210,35 @@ def selection(runs: Sequence[StoredRun], split: str) -> sa.Select[Any]:
         )
         .cte("scored")
     )
-    rates = (
-        sa.select(*cell, *rate, sa.func.avg(scored.c.score).label("mean"))
+
+
+def _rates(keys: Keys, scored: sa.CTE) -> sa.CTE:
+    """Each rate of a cell with the mean of its seeds' scores, where none of them is missing."""
+    asked = (
+        sa.select(*_CELL, *_RATE, sa.func.count().label("seeds"))
+        .where(RUNS.c.key.in_(keys))
+        .group_by(*_CELL, *_RATE)
+        .cte("asked")
+    )
+    return (
+        sa.select(*_CELL, *_RATE, sa.func.avg(scored.c.score).label("mean"))
         .join(scored, (scored.c.run_key == RUNS.c.key) & (scored.c.place == 1))
-        .join(asked, sa.and_(*(asked.c[c.name] == c for c in (*cell, *rate))))
-        .group_by(*cell, *rate, asked.c.seeds)
+        .join(asked, _same(asked, *_CELL, *_RATE))
+        .group_by(*_CELL, *_RATE, asked.c.seeds)
         .having(sa.func.count() == asked.c.seeds)
         .cte("rates")
     )
-    ranked = sa.select(
-        *rates.c,
-        sa.func.row_number()
-        .over(
-            partition_by=[rates.c[c.name] for c in cell],
-            # Rounded: equal counts over seeds are a tie, whatever their sum's last bit says.
-            order_by=(
-                sa.func.round(sa.cast(rates.c.mean, sa.Numeric), 12).desc(),
-                rates.c.learning_rate,
-                rates.c.hyperparameters,
-            ),
-        )
-        .label("place"),
-    ).cte("ranked")
-    return (
-        sa.select(*cell, RUNS.c.key, RUNS.c.learning_rate, METRICS.c.metric, METRICS.c.value)
-        .join(ranked, sa.and_(*(ranked.c[c.name] == c for c in (*cell, *rate))))
-        .join(scored, (scored.c.run_key == RUNS.c.key) & (scored.c.place == 1))
-        .join(
-            METRICS,
-            (METRICS.c.run_key == RUNS.c.key)
-            & (METRICS.c.epoch == scored.c.epoch)
-            & (METRICS.c.split == split)
-            & (METRICS.c.group == ""),
-        )
-        .where(ranked.c.place == 1, RUNS.c.key.in_(keys))
-        .order_by(*cell, RUNS.c.seed)
+
+
+def _ranked(rates: sa.CTE) -> sa.CTE:
+    """The rates of each cell, the chosen one in place 1."""
+    best_first = sa.func.row_number().over(
+        partition_by=[rates.c[name] for name in CELL],
+        # Rounded: equal counts over seeds are a tie, whatever their sum's last bit says.
+        order_by=(
+            sa.func.round(sa.cast(rates.c.mean, sa.Numeric), 12).desc(),
+            rates.c.learning_rate,
+            rates.c.hyperparameters,
+        ),
     )
+    return sa.select(*rates.c, best_first.label("place")).cte("ranked")
