@@ -130,6 +130,16 @@ def open_engine(text: str, *, create: bool) -> sa.Engine:
     if (kind := _filesystem(path.resolve().parent)) in NETWORK_FILESYSTEMS:
         raise StoreError(f"{place} is on a network filesystem ({kind}); use a local disk.")
     engine = _engine(url)
+    try:
+        _check_version(engine, place, create)
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def _check_version(engine: sa.Engine, place: str, create: bool) -> None:
+    """Make the schema where that is asked for; refuse another version's."""
     with translated(place):
         version = _version(engine)
         if version is None:
@@ -140,7 +150,6 @@ def open_engine(text: str, *, create: bool) -> sa.Engine:
                 f"{place} has schema {version}, this orch reads {HEAD}; "
                 + ("use the orch that wrote it." if known else "install a newer orch.")
             )
-    return engine
 
 
 def _create(engine: sa.Engine, place: str, create: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
@@ -54,6 +55,7 @@ class Reader:
 
     def __init__(self, engine: sa.Engine) -> None:
         self.engine = engine
+        weakref.finalize(self, engine.dispose)  # nobody has to remember to close a store
         self.place = f"store {engine.url.database}"
 
     @classmethod
