@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -120,7 +121,7 @@ def test_a_store_that_cannot_be_read_is_named(tmp_path: Path, words: list[str]) 
     from db.store import Store
 
     Store.open(str(newer), create=True)
-    with sqlite3.connect(newer) as connection:
+    with contextlib.closing(sqlite3.connect(newer)) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     refused(invoke("--store", newer, *words), "schema 9999", "install a newer orch")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sqlite3
@@ -390,7 +391,7 @@ def test_what_is_no_store_is_left_as_it_is(tmp_path: Path) -> None:
     assert text.read_text().startswith("these are notes")
 
     other = tmp_path / "other.db"
-    with sqlite3.connect(other) as connection:
+    with contextlib.closing(sqlite3.connect(other)) as connection:
         connection.execute("CREATE TABLE mine (x)")
     before = other.read_bytes()
     with pytest.raises(StoreVersion, match="not of orch"):
