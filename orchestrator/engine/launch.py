@@ -60,8 +60,6 @@ class Outcome:
 
     states: Counter[State]
     """Runs that this launch brought to each final state."""
-    blocked: int
-    """Runs that cannot start because what they need failed."""
     taken_elsewhere: int
     """Runs that another launch is training."""
     interrupted: bool
@@ -109,7 +107,6 @@ def launch(
         raise session.failure
     return Outcome(
         session.states,
-        len(session.queue.blocked()),
         len(session.elsewhere & session.keys.keys()),
         session.stop.is_set(),
     )
