@@ -22,6 +22,10 @@ class Settings:
     data: Path
     runs: Path
     plugins: tuple[str, ...]
+    cache: Path | None = None
+    """None: images are decoded anew each time."""
+    weights: Path | None = None
+    """A folder of published weights; the libraries' own caches are looked through after it."""
     given: bool = False
     """Whether any of them was typed, so that a command to repeat needs them again."""
 
@@ -68,6 +72,19 @@ class _Group(click.Group):
     help="The folder for checkpoints, logs and artifacts.",
 )
 @click.option(
+    "--cache",
+    default="cache",
+    show_default=True,
+    envvar="ORCH_CACHE",
+    help="The folder for decoded images, best on this machine's own disk; `none` decodes anew.",
+)
+@click.option(
+    "--weights",
+    envvar="ORCH_WEIGHTS",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="A folder of published weights, looked through before the libraries' own caches.",
+)
+@click.option(
     "--plugin",
     "plugins",
     multiple=True,
@@ -75,7 +92,15 @@ class _Group(click.Group):
     help="A Python file that declares models, datasets or methods of your own. May be repeated.",
 )
 @click.pass_context
-def main(ctx: click.Context, store: str, data: Path, runs: Path, plugins: tuple[str, ...]) -> None:
+def main(
+    ctx: click.Context,
+    store: str,
+    data: Path,
+    runs: Path,
+    cache: str,
+    weights: Path | None,
+    plugins: tuple[str, ...],
+) -> None:
     """Run fine-tuning sweeps, keep every epoch in a database, and read the tables.
 
     \b
@@ -90,13 +115,21 @@ def main(ctx: click.Context, store: str, data: Path, runs: Path, plugins: tuple[
     load_plugins(paths)
     typed = click.core.ParameterSource.COMMANDLINE
     given = any(ctx.get_parameter_source(name) is typed for name in ctx.params)
-    ctx.obj = Settings(store, data.resolve(), runs.resolve(), paths, given)
+    ctx.obj = Settings(
+        store,
+        data.resolve(),
+        runs.resolve(),
+        paths,
+        None if cache == "none" else Path(cache).resolve(),
+        weights.resolve() if weights else None,
+        given,
+    )
 
 
 def _commands() -> None:
-    from orchestrator.cli import catalog, launching, reporting, runs
+    from orchestrator.cli import data, launching, methods, models, reporting, runs
 
-    for module in (launching, reporting, runs, catalog):
+    for module in (launching, reporting, runs, data, models, methods):
         for command in module.COMMANDS:
             main.add_command(command)
 

@@ -1,4 +1,4 @@
-"""`orch models | methods | data`: what can be named in a sweep file, and making miniatures."""
+"""`orch data`: what a sweep can train on, and making miniatures."""
 
 from __future__ import annotations
 
@@ -10,102 +10,6 @@ from db.errors import EnvironmentProblem
 from orchestrator.cli import Settings
 from orchestrator.cli.show import format_option, plural, print_json, table
 from worker.data import DATASETS
-from worker.methods import METHODS
-from worker.models import MODELS
-
-
-@click.group()
-def models() -> None:
-    """The models that a sweep can name."""
-
-
-@models.command("list")
-@format_option
-def models_list(style: str, as_json: bool) -> None:
-    """List the models, their size, and the share that freeze-embed freezes.
-
-    \b
-    Example: orch models list --format json
-    """
-    if as_json or style == "json":
-        print_json(
-            [
-                {
-                    "id": m.id,
-                    "title": m.title,
-                    "family": m.family,
-                    "parameters": m.parameters,
-                    "embedding_parameters": m.embedding_parameters,
-                    "embedding": list(m.embedding),
-                    "weights": "pretrained by orch" if m.recipe else "published",
-                    "trainable": m.build is not None,
-                    "version": m.version,
-                }
-                for m in MODELS.values()
-            ]
-        )
-        return
-    table(
-        [
-            {
-                "id": m.id,
-                "model": m.title,
-                "parameters": f"{m.parameters:,}",
-                "embedding": f"{m.embedding_parameters:,}",
-                "share": f"{100 * m.embedding_share:.3f}%",
-                "weights": "pretrained by orch" if m.recipe else "published",
-                "here": "trains" if m.build else "plans only",
-            }
-            for m in MODELS.values()
-        ],
-        right=("parameters", "embedding", "share"),
-    )
-
-
-@click.group()
-def methods() -> None:
-    """The fine-tuning methods that a sweep can name."""
-
-
-@methods.command("list")
-@format_option
-def methods_list(style: str, as_json: bool) -> None:
-    """List the methods with what they freeze and their default learning rates.
-
-    \b
-    Example: orch methods list
-    """
-    if as_json or style == "json":
-        print_json(
-            [
-                {
-                    "id": m.id,
-                    "title": m.title,
-                    "family": m.family,
-                    "optimizer": m.optimizer,
-                    "momentum": m.momentum if m.optimizer == "sgd" else None,
-                    "weight_decay": m.weight_decay,
-                    "freeze": m.freeze,
-                    "learning_rates": list(m.learning_rates),
-                    "version": m.version,
-                }
-                for m in METHODS.values()
-            ]
-        )
-        return
-    table(
-        [
-            {
-                "id": m.id,
-                "optimizer": m.optimizer,
-                "momentum": m.momentum if m.optimizer == "sgd" else None,
-                "weight decay": m.weight_decay,
-                "freezes": m.freeze,
-                "learning rates": " ".join(f"{rate:g}" for rate in m.learning_rates),
-            }
-            for m in METHODS.values()
-        ]
-    )
 
 
 @click.group()
@@ -210,4 +114,4 @@ def make_mini(settings: Settings, seed: int, train: int, val: int, test: int) ->
     click.echo(f"mini_waterbirds: {plural(train + val + test, 'image')} in {folder}")
 
 
-COMMANDS: list[click.Command] = [data, models, methods]
+COMMANDS: list[click.Command] = [data]
