@@ -32,6 +32,38 @@ class Split:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Transform:
+    """How an image becomes a model's input: PROTOCOL section 2's table of transforms, as data.
+
+    In this order: resize, crop, flip, floats in [0, 1]. Everything up to the crop's or flip's
+    chance is the same in every epoch, so its outcome can be kept.
+    """
+
+    resize: Literal["none", "short", "square"] = "none"
+    """`short`: the short side becomes `size`, as torchvision's Resize(size); `square`: both."""
+    size: int = 0
+    """Pixels of the resize."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """Of the resize and of a `resized` crop."""
+    crop: Literal["none", "center", "random", "resized"] = "none"
+    """`random`: torchvision's RandomCrop; `resized`: RandomResizedCrop with its defaults."""
+    crop_size: int = 0
+    """Side of the crop in pixels."""
+    flip: bool = False
+    """Mirror left and right with probability one half."""
+    keep: Literal["resized", "original"] = "resized"
+    """What a cache holds of an image: itself after the resize (and a center crop), or as decoded,
+    where the resize comes after the chance or makes the image larger."""
+    side: int
+    """Side in pixels of what comes out: the model's input is (3, side, side)."""
+
+    @property
+    def random(self) -> bool:
+        """Whether an epoch's images differ from the last one's."""
+        return self.flip or self.crop in ("random", "resized")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Dataset:
     """One distribution-shift dataset, or the upstream task that tiny models are pretrained on."""
 

@@ -15,6 +15,10 @@ from worker.catalog import resolve
 from worker.data import DATASETS
 
 
+Batch = Callable[[Tensor], Tensor]
+"""(B,) indices -> (B, 3, H, W) float32 in [0, 1], contiguous. Safe to call from several threads."""
+
+
 @dataclass(frozen=True)
 class Images:
     """One split: labelled images in groups, handed out in batches."""
@@ -23,11 +27,33 @@ class Images:
     """(N,) int64."""
     groups: Tensor
     """(N,) int64, indices into `Loaded.groups`."""
-    batch: Callable[[Tensor], Tensor]
-    """(B,) indices -> (B, 3, H, W) float32 in [0, 1]."""
+    batch: Batch
+    """The images as evaluation sees them; of an augmented set, without its chance."""
+    augmented: Callable[[torch.Generator], Batch] | None = None
+    """One epoch's augmentation, all of it drawn at once: the same whatever the batches are."""
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def epoch(self, chance: torch.Generator) -> Batch:
+        """The images as one epoch of training sees them."""
+        return self.augmented(chance) if self.augmented else self.batch
+
+    def subset(self, rows: Tensor) -> Images:
+        """Only these, in this order."""
+        whole = self.augmented
+
+        def augmented(chance: torch.Generator) -> Batch:
+            assert whole is not None
+            batch = whole(chance)
+            return lambda indices: batch(rows[indices])
+
+        return Images(
+            self.labels[rows],
+            self.groups[rows],
+            lambda indices: self.batch(rows[indices]),
+            augmented if whole else None,
+        )
 
 
 @dataclass(frozen=True)

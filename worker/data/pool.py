@@ -1,0 +1,112 @@
+"""What a dataset's files hold, before any pixel is read: images by number, labels, groups, splits.
+
+A reader of a layout (`worker/data/folders.py`, `wilds_sets.py`, `cifar.py`) gives a `Source`;
+`worker/data/images.py` makes of it the tensors that training sees, through the cache or without.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from db.errors import MissingInputs
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Numbered images that share their preparation; one cache file holds them all."""
+
+    name: str
+    """Of the cache's folder: the dataset, and its part where it has several."""
+    names: Sequence[str]
+    """What to call each image in an error: its path, or where it is in a file of many."""
+    read: Callable[[int], Image.Image]
+    """The decoded RGB image; raises `MissingInputs` that names a file which cannot be read."""
+    fingerprint: str
+    """Of relative paths and bytes on disk: the same wherever the files are."""
+    stamp: str
+    """The same with the files' times: another one and a cache is built anew."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some of a pool's images as a split has them."""
+
+    pool: Pool
+    rows: Tensor
+    """(n,) int64, into the pool."""
+    labels: Tensor
+    """(n,) int64."""
+    groups: Tensor
+    """(n,) int64, into `Source.groups`."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A dataset on disk: its training images and every split it evaluates, unread."""
+
+    train: Part
+    splits: Mapping[str, Part]
+    groups: tuple[str, ...]
+    """Names of the groups; one empty name where a dataset has none."""
+    miniature: bool = False
+    """Made by `orch data make-mini`: never to be taken for the real one."""
+
+    def fingerprint(self) -> str:
+        """A hash of relative paths, bytes on disk, labels, groups and splits; never of times."""
+        seen = hashlib.sha256()
+        for name, part in (("train", self.train), *sorted(self.splits.items())):
+            seen.update(f"{name} {part.pool.fingerprint}\n".encode())
+            for values in (part.rows, part.labels, part.groups):
+                seen.update(values.to(torch.int64).numpy().tobytes())
+        prefix = "miniature-" if self.miniature else ""
+        return prefix + seen.hexdigest()
+
+
+def read_rgb(path: Path) -> Image.Image:
+    """The decoded image in RGB; raises `MissingInputs` where the file is missing or damaged."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError as error:
+        raise MissingInputs(f"{path} is missing; fetch the dataset again.") from error
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise MissingInputs(f"{path}: not a readable image ({reason}); fetch it again.") from error
+
+
+def files_pool(name: str, root: Path, files: Iterable[str], listed_in: str) -> Pool:
+    """A pool of image files under `root`; `listed_in` is the file that names them, for errors."""
+    names = tuple(files)
+    plain, timed = hashlib.sha256(), hashlib.sha256()
+    base = str(root)
+    for file in names:
+        try:
+            status = os.stat(f"{base}/{file}")
+        except OSError as error:
+            raise MissingInputs(
+                f"{root / file} is named by {listed_in} and missing; fetch the dataset again."
+            ) from error
+        line = f"{file}\0{status.st_size}\n"
+        plain.update(line.encode())
+        timed.update(f"{line}{status.st_mtime_ns}\n".encode())
+    return Pool(
+        name=name,
+        names=names,
+        read=lambda row: read_rgb(root / names[row]),
+        fingerprint=plain.hexdigest(),
+        stamp=timed.hexdigest(),
+    )
