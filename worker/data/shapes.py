@@ -194,8 +194,11 @@ def render(
     ground: Ints,
     rng: np.random.Generator,
     size: int = 32,
+    width: int | None = None,
 ) -> Images:
-    """Draw N pictures, `(N, size, size, 3)`, from four attribute arrays `(N,)`.
+    """Draw N pictures, `(N, size, width, 3)`, from four attribute arrays `(N,)`.
+
+    `width` is `size` where none is given.
 
     Attributes index `SHAPES`, `TEXTURES`, `COLOURS` and `GROUNDS`. Nuisances are drawn from `rng`,
     always the same number a picture, whatever its attributes. Raises `IndexError` for an attribute
@@ -205,32 +208,40 @@ def render(
     attributes = (shape, SHAPES), (texture, TEXTURES), (colour, COLOURS), (ground, GROUNDS)
     if any(((values < 0) | (values >= len(names))).any() for values, names in attributes):
         raise IndexError("an attribute is outside its names")  # its pictures would be left unset
-    images = np.empty((count, size, size, 3), dtype=np.uint8)
+    width = width or size
+    images = np.empty((count, size, width, 3), dtype=np.uint8)
     for start in range(0, count, _CHUNK):
         part = slice(start, min(start + _CHUNK, count))
-        images[part] = _draw(shape[part], texture[part], colour[part], ground[part], rng, size)
+        drawn = shape[part], texture[part], colour[part], ground[part]
+        images[part] = _draw(*drawn, rng, size, width)
     return images
 
 
 def _draw(
-    shape: Ints, texture: Ints, colour: Ints, ground: Ints, rng: np.random.Generator, size: int
+    shape: Ints,
+    texture: Ints,
+    colour: Ints,
+    ground: Ints,
+    rng: np.random.Generator,
+    size: int,
+    width: int,
 ) -> Images:
     """Draw one chunk: foreground over ground, through the shape's coverage, plus noise."""
     count = len(shape)
     # Columns: centre u, v; radius; rotation; mirror; ground's phases; period; shading; tint (3).
     chance = rng.random((count, 12), dtype=np.float32)
-    coverage, paint = _foreground(shape, texture, chance, size)
-    pattern = _ground(ground, chance, size)
+    coverage, paint = _foreground(shape, texture, chance, size, width)
+    pattern = _ground(ground, chance, size, width)
 
     tint = (chance[:, 9:12] - np.float32(0.5)) * np.float32(0.2)
     front = (_COLOUR_RGB[colour] + tint)[:, None, None, :]
     low, high = _GROUND_RGB[ground, 0], _GROUND_RGB[ground, 1]
     shade = np.float32(0.8) + np.float32(0.4) * chance[:, 8, None, None, None]
 
-    noise = rng.integers(0, 256, (count, size, size), dtype=np.uint8)
+    noise = rng.integers(0, 256, (count, size, width), dtype=np.uint8)
     grain = (noise.astype(np.float32) - np.float32(127.5)) * np.float32(0.2)
 
-    images = np.empty((count, size, size, 3), dtype=np.uint8)
+    images = np.empty((count, size, width, 3), dtype=np.uint8)
     dim = np.float32(0.45) + np.float32(0.55) * paint
     for channel in range(3):  # planes are faster than a last axis of three
         base, span = low[:, channel, None, None], (high - low)[:, channel, None, None]
@@ -240,18 +251,23 @@ def _draw(
     return images
 
 
-def _grid(size: int) -> tuple[Floats, Floats]:
-    """Pixel centres in [-1, 1]: u to the right, v down; shapes `(1, 1, size)`, `(1, size, 1)`."""
-    line = ((np.arange(size, dtype=np.float32) + np.float32(0.5)) / size * 2 - 1).astype(np.float32)
-    return line[None, None, :], line[None, :, None]
+def _grid(size: int, width: int) -> tuple[Floats, Floats]:
+    """Pixel centres: u to the right, `(1, 1, width)`; v down, `(1, size, 1)`, in [-1, 1]."""
+    down = ((np.arange(size, dtype=np.float32) + np.float32(0.5)) / size * 2 - 1).astype(np.float32)
+    if width == size:
+        return down[None, None, :], down[None, :, None]
+    right = (np.arange(width, dtype=np.float32) + np.float32(0.5)) / size * 2 - width / size
+    return right.astype(np.float32)[None, None, :], down[None, :, None]
 
 
-def _foreground(shape: Ints, texture: Ints, chance: Floats, size: int) -> tuple[Floats, Floats]:
-    """Coverage in [0, 1] of each picture's shape and brightness of its texture, `(n, size, size)`.
+def _foreground(
+    shape: Ints, texture: Ints, chance: Floats, size: int, width: int
+) -> tuple[Floats, Floats]:
+    """Coverage in [0, 1] of each picture's shape and brightness of its texture, `(n, size, width)`.
 
     Half of all shapes are mirrored.
     """
-    u, v = _grid(size)
+    u, v = _grid(size, width)
     column = chance[:, :, None, None]
     radius = _RADIUS[0] + (_RADIUS[1] - _RADIUS[0]) * column[:, 2]
     reach = np.float32(0.95) - radius
@@ -273,10 +289,10 @@ def _foreground(shape: Ints, texture: Ints, chance: Floats, size: int) -> tuple[
     return np.clip(np.float32(0.5) - coverage * radius * (size / 2), 0, 1), paint
 
 
-def _ground(ground: Ints, chance: Floats, size: int) -> Floats:
-    """Position in the ground's palette, `(n, size, size)` in [0, 1]."""
-    u, v = _grid(size)
-    pattern = np.empty((len(ground), size, size), dtype=np.float32)
+def _ground(ground: Ints, chance: Floats, size: int, width: int) -> Floats:
+    """Position in the ground's palette, `(n, size, width)` in [0, 1]."""
+    u, v = _grid(size, width)
+    pattern = np.empty((len(ground), size, width), dtype=np.float32)
     for kind, draw in enumerate(_PATTERNS):
         mine = ground == kind
         period = np.float32(0.8) + np.float32(0.4) * chance[mine, 7, None, None]

@@ -1,30 +1,27 @@
-"""Miniature benchmarks in the on-disk layout of the real ones, written deterministically.
+"""A miniature Waterbirds, in the layout that the wilds package reads (PROTOCOL section 2).
 
-`make_waterbirds` writes what the wilds package reads as Waterbirds (PROTOCOL section 2): two
-families of birds on two kinds of ground, correlated in training and balanced in validation and
+Two families of birds on two kinds of ground, correlated in training and balanced in validation and
 test, as in Sagawa et al. 2020, section 2, and the dataset's own splits.
 """
 
+from __future__ import annotations
+
 import csv
-import json
-import shutil
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from worker.data.shapes import COLOURS, GROUNDS, SHAPES, TEXTURES, Images, render
+from worker.data.mini.drawing import stream
+from worker.data.mini.folder import QUALITY, described, generate
+from worker.data.shapes import COLOURS, GROUNDS, SHAPES, TEXTURES, Images, Ints, render
 
 FORMAT_VERSION = 1
 """Raised when the same parameters give other files."""
 
-MARKER = "MINIATURE.json"
-"""File in a generated folder that says by which parameters it was made; no real one has it."""
-
 WATERBIRDS_FOLDER = "waterbirds_v1.0"
-SPLITS = ("train", "val", "test")
 
 _BIRDS = (
     ("001.Mini_Landbird", SHAPES.index("landbird")),
@@ -35,9 +32,6 @@ _BIRDS = (
 _PLACES = (("bamboo", "forest"), ("ocean", "lake"))
 """Grounds of place 0, land, and of place 1, water: Places categories of the real one."""
 
-_QUALITY = 95
-"""JPEG quality: artefacts stay below the pictures' own noise."""
-
 _COLUMNS = ("img_id", "img_filename", "y", "split", "place", "place_filename")
 
 
@@ -47,6 +41,7 @@ def make_waterbirds(
     train: int = 512,
     val: int = 256,
     test: int = 512,
+    size: int = 32,
     correlation: float = 0.95,
 ) -> Path:
     """Write a miniature Waterbirds under `root` and return its folder.
@@ -61,61 +56,17 @@ def make_waterbirds(
     """
     if not 0 <= correlation <= 1:
         raise ValueError(f"correlation is a share in [0, 1], not {correlation}")
-    parameters = {
-        "benchmark": "waterbirds",
-        "format_version": FORMAT_VERSION,
-        "seed": seed,
-        "train": train,
-        "val": val,
-        "test": test,
-        "correlation": correlation,
-    }
-    folder = root / WATERBIRDS_FOLDER
-    if folder.exists() and _made_with(folder) == parameters:
-        return folder
-
-    root.mkdir(parents=True, exist_ok=True)
-    # A sibling is on the same file system, so the rename at the end is atomic.
-    building = Path(tempfile.mkdtemp(prefix=f".{WATERBIRDS_FOLDER}.", dir=root))
-    try:
-        _write_waterbirds(building, seed, (train, val, test), correlation)
-        (building / MARKER).write_text(json.dumps(parameters, indent=2) + "\n", encoding="utf-8")
-        building.chmod(0o755)  # mkdtemp's 0700 would lock other users out of a shared data root
-        _swap(building, folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return folder
+    parameters = described("waterbirds", FORMAT_VERSION, seed, train, val, test, size)
+    parameters["correlation"] = correlation
+    return generate(
+        root / WATERBIRDS_FOLDER,
+        parameters,
+        lambda folder: _write(folder, seed, (train, val, test), correlation, size),
+    )
 
 
-def _made_with(folder: Path) -> dict[str, object]:
-    """Parameters in the folder's marker; raises `FileExistsError` where there is none."""
-    marker = folder / MARKER
-    if not marker.is_file():
-        raise FileExistsError(
-            f"{folder} exists and has no {MARKER}, so it may be real data: "
-            "move it away or choose another root"
-        )
-    try:
-        made_with = json.loads(marker.read_text(encoding="utf-8"))
-    except ValueError:
-        return {}
-    return made_with if isinstance(made_with, dict) else {}
-
-
-def _swap(building: Path, folder: Path) -> None:
-    """Rename `building` to `folder`, moving an older miniature out of the way first."""
-    if folder.exists():
-        _made_with(folder)  # asked again: real data may have arrived during the writing
-        old = Path(tempfile.mkdtemp(prefix=f".{WATERBIRDS_FOLDER}.old.", dir=folder.parent))
-        folder.rename(old / folder.name)
-        building.rename(folder)
-        shutil.rmtree(old)
-    else:
-        building.rename(folder)
-
-
-def _write_waterbirds(
-    folder: Path, seed: int, counts: tuple[int, int, int], correlation: float
+def _write(
+    folder: Path, seed: int, counts: tuple[int, int, int], correlation: float, size: int
 ) -> None:
     """Write release note, metadata and images of all splits into `folder`."""
     rng = np.random.default_rng(seed)
@@ -128,7 +79,7 @@ def _write_waterbirds(
         splits.append(np.full(count, split))
     label, place, split_of = (np.concatenate(parts) for parts in (labels, places, splits))
     ground = _grounds(place, rng)
-    images = _draw(label, ground, rng)
+    images = _draw(label, ground, rng, size)
 
     for name, _ in _BIRDS:
         (folder / name).mkdir()
@@ -137,7 +88,7 @@ def _write_waterbirds(
         rows.writerow(_COLUMNS)
         for index, image in enumerate(images):
             name = _filename(index, int(label[index]))
-            Image.fromarray(image).save(folder / name, quality=_QUALITY)
+            Image.fromarray(image).save(folder / name, quality=QUALITY)
             category = GROUNDS[ground[index]]
             scene = f"/{category[0]}/{category}/{index + 1:08d}.jpg"
             rows.writerow((index + 1, name, label[index], split_of[index], place[index], scene))
@@ -170,12 +121,19 @@ def _grounds(place: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.i
     return drawn
 
 
-def _draw(label: NDArray[np.int64], ground: NDArray[np.int64], rng: np.random.Generator) -> Images:
-    """Draw birds `(N, 32, 32, 3)`; plumage (texture and colour) is independent of the family."""
+def _draw(
+    label: NDArray[np.int64], ground: NDArray[np.int64], rng: np.random.Generator, size: int
+) -> Iterator[NDArray[np.uint8]]:
+    """Draw birds one by one; plumage (texture and colour) is independent of the family."""
     shape = np.array([silhouette for _, silhouette in _BIRDS])[label]
     texture = rng.integers(0, len(TEXTURES), len(label))
     colour = rng.integers(0, len(COLOURS), len(label))
-    return render(shape, texture, colour, ground, rng)
+
+    def draw(rows: Ints, height: int, width: int) -> Images:
+        attributes = shape[rows], texture[rows], colour[rows], ground[rows]
+        return render(*attributes, rng, size=height, width=width)
+
+    return stream(len(label), size, draw, photographs=True)
 
 
 def _filename(index: int, label: int) -> str:
