@@ -161,7 +161,7 @@ def _read_npz(path: Path, entry: Model, model: nn.Module) -> None:
 
     if entry.published is None or entry.published.library != "timm":
         raise SpecError(f"{path}: {entry.id} has no .npz weights; see docs/models.md.")
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         heads = ("head/", "resnet/head/", "pre_logits/")
         sizes = {k: archive[k].size for k in archive.files if not k.startswith(heads)}
     own = {k: v.numel() for k, v in model.state_dict().items() if not k.startswith(entry.head)}
