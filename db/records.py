@@ -19,7 +19,7 @@ FINAL_STATES: tuple[State, ...] = ("done", "diverged", "failed")
 
 # Fields that joined `Run` after the first release, each with the value that means "as before".
 # They are left out of the hash while they hold it, so that ids of stored runs never change.
-ADDED_LATER: Mapping[str, object] = {}
+ADDED_LATER: Mapping[str, object] = {"images_per_split": None}
 
 # What a cell of a table is chosen over (PROTOCOL: learning rate, tuned hyperparameters, seeds).
 # Every other identity field is part of the cell's variant.
@@ -69,6 +69,8 @@ class Run:
     evaluate_on_improvement: tuple[str, ...] = ()
     """Splits evaluated only when the selection score improves, and after the last epoch."""
     hyperparameters: tuple[tuple[str, float], ...] = ()
+    images_per_split: int | None = None
+    """At most so many images of training and of each split: to try things out."""
     kind_version: int = 1
     model_version: int = 1
     dataset_version: int = 1

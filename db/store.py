@@ -41,6 +41,7 @@ from db.records import (
     Artifact,
     Claim,
     EpochRecord,
+    Metric,
     Provenance,
     Run,
     State,
@@ -259,6 +260,38 @@ class Store(Reader):
         with self.write(durable=True) as connection:
             self._check(connection, claim)
             self._end(connection, claim, "pending", outcome, error=error)
+
+    def measured_later(self, run_key: int, epoch: int, metrics: Sequence[Metric]) -> None:
+        """Add splits to an epoch of a finished run, in place of what the same splits had there.
+
+        Raises `StoreError`, storing nothing, where the run has no such epoch or is being trained.
+        """
+        of_run = METRICS.c.run_key == run_key
+        with self.write(durable=True) as connection:
+            query = (
+                sa.select(RUNS.c.id, RUNS.c.state)
+                .join(EPOCHS, EPOCHS.c.run_key == RUNS.c.key)
+                .where(RUNS.c.key == run_key, EPOCHS.c.epoch == epoch)
+            )
+            found = connection.execute(query).one_or_none()
+            if found is None or found.state != "done":
+                raise StoreError(f"epoch {epoch} is not one of a finished run.")
+            splits = {metric.split for metric in metrics}
+            same = of_run & (METRICS.c.epoch == epoch) & METRICS.c.split.in_(splits)
+            connection.execute(sa.delete(METRICS).where(same))
+            rows = (
+                {"run_key": run_key, "epoch": epoch, **dataclasses.asdict(metric)}
+                for metric in metrics
+            )
+            _insert_many(connection, METRICS, rows)
+
+    def left_later(self, run_key: int, artifact: Artifact) -> None:
+        """A finished run, trained again to the same numbers, left this file."""
+        same = (ARTIFACTS.c.run_key == run_key) & (ARTIFACTS.c.name == artifact.name)
+        with self.write(durable=True) as connection:
+            connection.execute(sa.delete(ARTIFACTS).where(same))
+            row = {"run_key": run_key, **dataclasses.asdict(artifact)}
+            _insert_many(connection, ARTIFACTS, [row])
 
     # Inside a transaction
 

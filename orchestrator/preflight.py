@@ -7,19 +7,21 @@ from pathlib import Path
 
 from db.errors import EnvironmentProblem, MissingInputs
 from db.records import Run, State
+from worker.context import Folders
 from worker.data import DATASETS
 from worker.models import ARTIFACT, MODELS
+from worker.models.locate import find, remedy
 
 
-def check(runs: Iterable[Run], states: dict[str, State], data: Path, folder: Path) -> None:
+def check(runs: Iterable[Run], states: dict[str, State], folders: Folders) -> None:
     """Raise `MissingInputs` listing each missing thing once, with its remedy."""
     to_do = list(runs)
-    problems = list(dict.fromkeys(_missing(to_do, states, data, folder)))
+    problems = list(dict.fromkeys(_missing(to_do, states, folders)))
     if problems:
         raise MissingInputs(
             "the launch cannot start; missing:\n" + "\n".join(f"  - {p}" for p in problems)
         )
-    writable(folder)
+    writable(folders.runs)
 
 
 def writable(folder: Path) -> None:
@@ -35,18 +37,17 @@ def writable(folder: Path) -> None:
         ) from error
 
 
-def _missing(to_do: list[Run], states: dict[str, State], data: Path, folder: Path) -> Iterator[str]:
-    for name in dict.fromkeys(run.model for run in to_do):
-        if MODELS[name].build is None:
-            yield f'model "{name}": this version of orch plans it and cannot build it yet.'
+def _missing(to_do: list[Run], states: dict[str, State], folders: Folders) -> Iterator[str]:
+    for name in dict.fromkeys(run.model for run in to_do if run.weights == "pretrained"):
+        if find(MODELS[name], folders.weights) is None:
+            yield f'model "{name}": its weights are not here; {remedy(MODELS[name])}'
     for name in dict.fromkeys(run.dataset for run in to_do):
         dataset = DATASETS[name]
-        if dataset.load is None:
-            yield f'dataset "{name}": this version of orch plans it and cannot read it yet.'
-        for path in dataset.missing(data):
-            yield f'dataset "{name}": {path} is not there; get it with: {dataset.remedy}'
+        if missing := dataset.missing(folders.data):
+            more = f" (nor are {len(missing) - 1} more)" if len(missing) > 1 else ""
+            yield f'dataset "{name}": {missing[0]} is not there{more}; get it: {dataset.remedy}'
     for need in dict.fromkeys(need for run in to_do for need in run.needs):
-        path = folder / need / ARTIFACT
+        path = folders.runs / need / ARTIFACT
         if states.get(need) == "done" and not path.is_file():
             yield (
                 f"pretrained weights: {path} is not there although its run is done; "

@@ -27,6 +27,7 @@ from pydantic_core import ErrorDetails
 from db.errors import SpecError
 from orchestrator import yaml_file
 from worker.catalog import Catalog, nearest
+from worker.context import Keep
 from worker.data import DATASETS, Dataset
 from worker.methods import LEARNING_RATES, METHODS, Method
 from worker.models import MODELS
@@ -146,9 +147,14 @@ class Block(_Strict):
     schedule: Literal["cosine_per_step", "cosine_per_epoch"] = "cosine_per_step"
     adamw_weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
     weights: Literal["pretrained", "random"] = "pretrained"
-    precision: Literal["fp32"] = "fp32"
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """bf16: autocast in forward passes; tf32 needs a GPU."""
     threads: Positive = 1
     evaluate: Annotated[Any, BeforeValidator(_evaluate)] = "table"
+    images_per_split: Positive | None = None
+    """At most so many images of training and of each split: to try things out."""
+    keep: Keep = "none"
+    """Weights that a finished run leaves: the selected epoch's, the last one's, or none."""
     resources: Resources = Resources()
 
     @model_validator(mode="after")
@@ -162,6 +168,8 @@ class Block(_Strict):
         if self.kind == "pretrain":
             self._check_pretrain()
             return self
+        if self.precision == "tf32" and not self.resources.gpus:
+            raise _At("tf32 needs a GPU; set `resources: {gpus: 1}`, or use fp32", "precision")
         for field in ("datasets", "methods"):
             if not getattr(self, field):
                 raise _At("is missing or empty; name at least one", field)
@@ -173,10 +181,22 @@ class Block(_Strict):
                     self.datasets.index(dataset.id),
                 )
             self._check_splits(dataset)
+            self._check_size(dataset)
         if isinstance(self.learning_rates, dict):
             for method in self.methods:
                 self.rates(METHODS[method])
         return self
+
+    def _check_size(self, dataset: Dataset) -> None:
+        """A model built for one size of image cannot train on another."""
+        for model in map(MODELS.__getitem__, self.models):
+            if model.published and dataset.side and model.image_size != dataset.side:
+                raise _At(
+                    f"{model.id} takes images of {model.image_size} pixels and {dataset.id} gives "
+                    f"{dataset.side}; leave one of them out",
+                    "datasets",
+                    self.datasets.index(dataset.id),
+                )
 
     def _check_pretrain(self) -> None:
         for field in sorted(self.model_fields_set - PRETRAIN_FIELDS):

@@ -14,6 +14,7 @@ from db.records import Run
 from orchestrator import yaml_file
 from orchestrator.spec import Block, Resources, blocks_of
 from orchestrator.where import Where
+from worker.context import Keep
 from worker.data import DATASETS, Dataset
 from worker.kinds import KINDS
 from worker.methods import METHODS, Method
@@ -26,6 +27,8 @@ class Planned:
 
     run: Run
     resources: Resources
+    keep: Keep = "none"
+    """Whose weights it leaves; never part of its identity."""
     requested: bool = True
     """False for what requested runs need."""
 
@@ -60,11 +63,11 @@ def _expand(file: yaml_file.YamlFile) -> Sweep:
     for index, block in enumerate(blocks):
         for new in _runs(block):
             old = planned.get(new.run.id)
-            if old and old.requested and new.requested and old.resources != new.resources:
-                where = ("grids", index, "resources")
-                raise SpecError(
-                    file.problem(where, f"an earlier block gives {new.run} other resources; agree.")
-                )
+            if old and old.requested and new.requested:
+                for field in ("resources", "keep"):
+                    if getattr(old, field) != getattr(new, field):
+                        text = f"an earlier block gives {new.run} other {field}; agree."
+                        raise SpecError(file.problem(("grids", index, field), text))
             if old is None or (new.requested and not old.requested):
                 planned[new.run.id] = new
     return Sweep(name, file.text, tuple(planned.values()))
@@ -88,7 +91,7 @@ def _runs(block: Block) -> Iterator[Planned]:
                 for rate in block.rates(method):
                     for seed in block.seeds:
                         run = _finetuning(block, model, weights, dataset, method, rate, seed)
-                        yield Planned(run, block.resources)
+                        yield Planned(run, block.resources, block.keep)
 
 
 def _finetuning(
@@ -120,6 +123,7 @@ def _finetuning(
         threads=block.threads,
         evaluate=every,
         evaluate_on_improvement=improved,
+        images_per_split=block.images_per_split,
         kind_version=KINDS["finetune"].version,
         model_version=model.version,
         dataset_version=dataset.version,

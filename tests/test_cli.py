@@ -20,7 +20,9 @@ from click.testing import CliRunner, Result
 
 from conftest import ROOT, TOYS
 from db.reading import Reader
+from orchestrator import sweep as sweeps
 from orchestrator.cli import main
+from worker.data import DATASETS
 
 
 def _reference() -> Iterator[tuple[str, click.Command]]:
@@ -101,10 +103,22 @@ def test_missing_data_is_listed_before_anything_starts(tmp_path: Path, sweep: Pa
     assert not (tmp_path / "orch.db").exists(), "nothing half-written"
 
 
-def test_the_full_grid_says_what_this_version_lacks(tmp_path: Path) -> None:
-    result = invoke("--store", tmp_path / "x.db", "launch", ROOT / "sweeps" / "full_grid.yaml")
-    refused(result, 'model "clip_vit_b16"', 'dataset "fmow"')
-    assert result.output.count("clip_vit_l14") == 1, "each missing thing once"
+def test_the_full_grid_says_all_that_is_missing_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    where = ["--store", tmp_path / "x.db", "--data", tmp_path, "--runs", tmp_path / "runs"]
+    sweep = ROOT / "sweeps" / "full_grid.yaml"
+    result = invoke(*where, "launch", sweep)
+    grid = sweeps.load(sweep)
+    for name in {run.model for run in grid.requested}:
+        refused(result, f'model "{name}": its weights are not here; orch models fetch {name}')
+    for name in {run.dataset for run in grid.requested}:
+        refused(result, f'dataset "{name}"', DATASETS[name].remedy)
+    lines = result.output.strip().splitlines()
+    assert len(lines) == 1 + 7 + 5, "each once"
+    assert not (tmp_path / "x.db").exists()
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from db.store import Store
 from orchestrator.engine.queue import Queue
 from orchestrator.engine.session import MAX_DEATHS, Session, Task, queue_of
 from orchestrator.spec import Resources
+from orchestrator.sweep import Planned
+from worker.context import Folders
 from worker.events import Diverged, Epoch, Event, Failed, Finished, Started, to_json
 
 PRETRAIN = a_run(kind="pretrain")
@@ -45,9 +47,8 @@ def a_session(
         owner=store.enlist(),
         queue=queue_of(store, stored),
         keys={s.id: s.key for s in stored},
-        resources={s.id: Resources() for s in stored},
-        data=Path("data"),
-        runs=tmp_path / "runs",
+        planned={s.id: Planned(s.run, Resources()) for s in stored},
+        folders=Folders(data=Path("data"), runs=tmp_path / "runs"),
         observer=Watcher(),
         max_claims=concurrent,
     )

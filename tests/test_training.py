@@ -62,7 +62,8 @@ def test_micro_batches_give_the_batchs_exact_mean(micro: int, size: int) -> None
         settle(0, 1)
         model = new_model(MODELS["toy"], 2).eval()  # without dropout, which draws by batch
         optim = torch.optim.SGD(model.parameters(), lr=0.0)
-        loss, _ = train_step(pieces, "cpu", model, optim, data.train, batch)
+        pixels = map(data.train.batch, batch.split(pieces.micro_batch))
+        loss, _ = train_step(pieces, "cpu", model, optim, data.train.labels[batch], pixels)
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))  # type: ignore[union-attr]
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-7)
     expected = functional.cross_entropy(model(data.train.batch(batch)), data.train.labels[batch])

@@ -6,9 +6,29 @@ Importing this package is cheap; torch is imported when a run starts:
         print(event)
 """
 
-from worker.context import Context
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from worker.context import Context, Folders
 from worker.events import Diverged, Epoch, Event, Failed, Finished, Paused, Progress, Started
 from worker.kinds import run
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def load(run_id: str, runs: str | Path = "runs") -> nn.Module:
+    """The model of a finished run with the weights that it kept (`keep: best | last`).
+
+    It takes images (N, 3, side, side) in [0, 1] and returns logits (N, classes); on the CPU.
+    Raises `db.errors.MissingInputs` where the run kept none.
+    """
+    from worker import kept
+
+    return kept.load(run_id, runs)
+
 
 __all__ = [
     "Context",
@@ -17,8 +37,10 @@ __all__ = [
     "Event",
     "Failed",
     "Finished",
+    "Folders",
     "Paused",
     "Progress",
     "Started",
+    "load",
     "run",
 ]

@@ -5,26 +5,44 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 
 def _never() -> bool:
     return False
 
 
-@dataclass(frozen=True)
-class Context:
+Keep = Literal["none", "best", "last"]
+"""Which epoch's weights a finished run leaves: none, the one that selection picks, the last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folders:
+    """Where files are."""
+
+    data: Path
+    """The data root; only read."""
+    runs: Path
+    """The folder that holds one folder per run id: checkpoints, logs, artifacts."""
+    cache: Path | None = None
+    """Decoded images, shared by this machine's runs; None: decode anew each time."""
+    weights: Path | None = None
+    """Published weights, looked through before the libraries' own caches."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context(Folders):
     """The surroundings of one attempt at a run.
 
     `fence` is the attempt's number: checkpoints carry it in their name, so a process that was
     frozen, replaced and woken cannot overwrite what its successor wrote.
     """
 
-    data: Path
-    """The data root; only read."""
-    runs: Path
-    """The folder that holds one folder per run id: checkpoints, logs, artifacts."""
     fence: int = 1
     device: str = "cpu"
+    loaders: int = 0
+    """Threads that prepare images ahead of training; 0: training prepares its own."""
+    keep: Keep = "none"
     data_fingerprint: str | None = None
     """Of the first attempt, where there was one; other data is refused."""
     weights_sha256: str | None = None

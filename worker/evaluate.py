@@ -6,6 +6,8 @@ Sources: PROTOCOL section 2 (which metric selects, which is shown).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,22 +15,42 @@ from torch import Tensor, nn
 from db.records import Metric
 from worker.data import Split
 from worker.data.images import Images, Loaded
+from worker.data.prefetch import prefetch
+from worker.determinism import arithmetic
 
 EVALUATION_BATCH = 256
+"""Images a forward pass at the tiny models' side; fewer of larger ones (see `batch_size`)."""
+LARGE_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Eye:
+    """How a model is shown images: part of what its numbers are defined by, or its speed."""
+
+    device: str
+    precision: str = "fp32"
+    batch: int = EVALUATION_BATCH
+    loaders: int = 0
+
+
+def batch_size(side: int) -> int:
+    """Images a forward pass of `side` pixels: 64 of 224 take 40 MB, and 2 GB inside a ViT-L."""
+    return EVALUATION_BATCH if side <= 64 else LARGE_BATCH
 
 
 @torch.inference_mode()
-def count_correct(
-    model: nn.Module, images: Images, groups: int, device: str
-) -> tuple[Tensor, Tensor]:
+def count_correct(model: nn.Module, images: Images, groups: int, eye: Eye) -> tuple[Tensor, Tensor]:
     """How many images each group has right, and how many it has: two (groups,) int64 tensors.
 
     The model stays in train mode, as everywhere in the protocol: none has a layer that cares.
     """
     hits = []
-    for indices in torch.arange(len(images)).split(EVALUATION_BATCH):
-        predicted = model(images.batch(indices).to(device)).argmax(dim=1).cpu()
-        hits.append(predicted == images.labels[indices])
+    batches = torch.arange(len(images)).split(eye.batch)
+    with closing(prefetch(images.batch, batches, eye.loaders)) as pixels:
+        for indices, shown in zip(batches, pixels, strict=True):
+            with arithmetic(eye.device, eye.precision):
+                logits = model(shown.to(eye.device))
+            hits.append(logits.argmax(dim=1).cpu() == images.labels[indices])
     correct = torch.bincount(images.groups[torch.cat(hits)], minlength=groups)
     return correct, torch.bincount(images.groups, minlength=groups)
 
@@ -60,12 +82,12 @@ def headline(split: Split, correct: Tensor, n: Tensor, train_counts: Tensor) -> 
 
 
 def evaluate(
-    model: nn.Module, data: Loaded, splits: Sequence[Split], device: str
+    model: nn.Module, data: Loaded, splits: Sequence[Split], eye: Eye
 ) -> tuple[Metric, ...]:
     """Each split's headline metric, then the accuracy of each of its groups where it has groups."""
     found: list[Metric] = []
     for split in splits:
-        correct, n = count_correct(model, data.splits[split.name], len(data.groups), device)
+        correct, n = count_correct(model, data.splits[split.name], len(data.groups), eye)
         found.append(headline(split, correct, n, data.train_group_counts()))
         if len(data.groups) == 1:
             continue

@@ -11,6 +11,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ from db.records import Artifact, EpochRecord, Metric, Run
 from worker.checkpoint import Checkpoints
 from worker.context import Context
 from worker.data import DATASETS
-from worker.data.images import Images, Loaded, load
-from worker.determinism import generator, random_state, set_random_state, settle
-from worker.evaluate import evaluate
+from worker.data.images import Images, Loaded, load, prepare
+from worker.data.prefetch import prefetch
+from worker.determinism import arithmetic, generator, random_state, set_random_state, settle
+from worker.evaluate import Eye, batch_size, evaluate
 from worker.events import Diverged, Epoch, Event, Finished, Paused, Progress, Started
+from worker.kept import Keeper
 from worker.methods import METHODS
 from worker.models import MODELS
 from worker.models.weights import build
@@ -57,9 +60,12 @@ def finetune(run: Run, context: Context, export: Export = no_artifacts) -> Itera
     """
     # 1. The state that the run's numbers are defined in, then data, model and optimizer.
     entry, method = MODELS.find(run.model), METHODS.find(run.method)
-    data = load(run.dataset, context.data)  # kept for the next run, so it must draw nothing after
-    settle(run.seed, run.threads)
-    built = build(run, DATASETS.find(run.dataset).classes, context.runs)
+    for done, images in prepare(run.dataset, context.data, context.cache, context.loaders or 1):
+        yield Progress(0, done, images)
+    # Kept for the next run, so it must draw nothing after.
+    data = load(run.dataset, context.data, context.cache).at_most(run.images_per_split)
+    settle(run.seed, run.threads, run.precision)
+    built = build(run, DATASETS.find(run.dataset).classes, context.runs, context.weights)
     model = built.model.to(context.device).train()
     refuse_other_inputs(context, data.fingerprint, built.weights_sha256)
     freeze(model, entry, method)
@@ -67,6 +73,8 @@ def finetune(run: Run, context: Context, export: Export = no_artifacts) -> Itera
 
     # 2. Where an earlier attempt got to.
     checkpoints = Checkpoints(context.folder(run.id), context.fence)
+    keeper = Keeper(context.keep, run, context.folder(run.id))
+    eye = Eye(context.device, run.precision, batch_size(entry.image_size), context.loaders)
     inputs = {"data": data.fingerprint, "pretrained weights": built.weights_sha256}
     history = restore(checkpoints.load(), model, optim, context.device, inputs)
     provenance = describe(context.device, data.fingerprint, built.weights_sha256)
@@ -75,7 +83,7 @@ def finetune(run: Run, context: Context, export: Export = no_artifacts) -> Itera
     # 3. Before training.
     if not history:
         began = time.perf_counter()
-        metrics = measure(run, history, 0, model, data, context.device)
+        metrics = measure(run, history, 0, model, data, eye)
         seconds = time.perf_counter() - began
         history.append(EpochRecord(0, None, None, run.learning_rate, metrics, seconds))
         yield Epoch(history[-1])
@@ -97,16 +105,18 @@ def finetune(run: Run, context: Context, export: Export = no_artifacts) -> Itera
             train_loss=trained.loss,
             train_accuracy=trained.accuracy,
             learning_rate=learning_rate(run, epoch * trained.steps, trained.steps),
-            metrics=measure(run, history, epoch, model, data, context.device),
+            metrics=measure(run, history, epoch, model, data, eye),
             images_per_second=len(data.train) / trained_seconds,
             seconds=time.perf_counter() - started,
         )
         history.append(record)
+        keeper.epoch(model, history)
         checkpoints.save(epoch, snapshot(model, optim, context.device, inputs, history))
+        keeper.checkpointed(history)
         yield Epoch(record)
 
     # 5. Everything once more, so that a message that was lost is made good.
-    artifacts = export(model, context.runs, run.id)
+    artifacts = export(model, context.runs, run.id) + keeper.finish(model, history)
     yield Finished(tuple(history), artifacts, peak_memory(context.device))
 
 
@@ -145,38 +155,44 @@ def train_epoch(
     order = torch.randperm(len(images), generator=generator(run.seed, epoch, "order"))
     batches = order.split(run.batch_size)  # the last, short one is kept
     loss, correct, told = 0.0, 0, time.monotonic()
-    for index, batch in enumerate(batches):
-        if context.should_stop():
-            return None
-        step = (epoch - 1) * len(batches) + index
-        for group in optim.param_groups:
-            group["lr"] = learning_rate(run, step, len(batches))
-        batch_loss, hits = train_step(run, context.device, model, optim, images, batch)
-        if not math.isfinite(batch_loss):
-            raise NonFiniteLoss(step)
-        loss, correct = loss + batch_loss * len(batch), correct + hits
-        if time.monotonic() - told > PROGRESS_SECONDS:
-            told = time.monotonic()
-            yield Progress(epoch, index + 1, len(batches))
+    shown = images.epoch(generator(run.seed, epoch, "augment"))
+    parts = [micro for batch in batches for micro in batch.split(run.micro_batch)]
+    with closing(prefetch(shown, parts, context.loaders)) as pixels:
+        for index, batch in enumerate(batches):
+            if context.should_stop():
+                return None
+            step = (epoch - 1) * len(batches) + index
+            for group in optim.param_groups:
+                group["lr"] = learning_rate(run, step, len(batches))
+            labels = images.labels[batch]
+            batch_loss, hits = train_step(run, context.device, model, optim, labels, pixels)
+            if not math.isfinite(batch_loss):
+                raise NonFiniteLoss(step)
+            loss, correct = loss + batch_loss * len(batch), correct + hits
+            if time.monotonic() - told > PROGRESS_SECONDS:
+                told = time.monotonic()
+                yield Progress(epoch, index + 1, len(batches))
     return Trained(loss / len(images), correct / len(images), len(batches))
 
 
 def train_step(
-    run: Run, device: str, model: nn.Module, optim: Any, images: Images, batch: Tensor
+    run: Run, device: str, model: nn.Module, optim: Any, labels: Tensor, pixels: Iterator[Tensor]
 ) -> tuple[float, int]:
     """One update with the gradient of the batch's exact mean loss; returns that loss and the hits.
 
-    Micro-batches sum their losses and divide by the batch, so a short last one weighs what it is.
+    `labels` are the batch's, `pixels` yields its micro-batches. Those sum their losses and divide
+    by the batch, so a short last one weighs what it is.
     """
     optim.zero_grad(set_to_none=True)
     loss, hits = 0.0, 0
-    for micro in batch.split(run.micro_batch):
-        labels = images.labels[micro].to(device)
-        logits = model(images.batch(micro).to(device))
-        part = functional.cross_entropy(logits, labels, reduction="sum") / len(batch)
+    for micro in labels.split(run.micro_batch):
+        wanted = micro.to(device)
+        with arithmetic(device, run.precision):
+            logits = model(next(pixels).to(device))
+        part = functional.cross_entropy(logits.float(), wanted, reduction="sum") / len(labels)
         part.backward()
         loss += part.item()
-        hits += int((logits.argmax(dim=1) == labels).sum())
+        hits += int((logits.argmax(dim=1) == wanted).sum())
     if run.clip_norm is not None:
         nn.utils.clip_grad_norm_(model.parameters(), run.clip_norm)
     if math.isfinite(loss):
@@ -185,20 +201,20 @@ def train_step(
 
 
 def measure(
-    run: Run, history: list[EpochRecord], epoch: int, model: nn.Module, data: Loaded, device: str
+    run: Run, history: list[EpochRecord], epoch: int, model: nn.Module, data: Loaded, eye: Eye
 ) -> tuple[Metric, ...]:
     """The epoch's metrics.
 
     Auxiliary splits follow where the selection score is the best so far, and after the last epoch.
     """
     declared = DATASETS[run.dataset].splits
-    metrics = evaluate(model, data, [s for s in declared if s.name in run.evaluate], device)
+    metrics = evaluate(model, data, [s for s in declared if s.name in run.evaluate], eye)
     scores = [score for r in history if r.epoch > 0 and (score := r.headline("id")) is not None]
     score = EpochRecord(epoch, None, None, 0.0, metrics).headline("id")
     improved = epoch > 0 and score is not None and all(score > earlier for earlier in scores)
     if improved or epoch == run.epochs:
         late = [s for s in declared if s.name in run.evaluate_on_improvement]
-        metrics += evaluate(model, data, late, device)
+        metrics += evaluate(model, data, late, eye)
     return metrics
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from worker.catalog import Catalog
+from worker.models import Frozen
 
 # The paper's lists, section 4: six rates a family.
 LEARNING_RATES: dict[str, tuple[float, ...]] = {
@@ -29,7 +30,7 @@ class Method:
     momentum: float = 0.9
     """SGD only."""
     weight_decay: float = 0.0
-    freeze: Literal["nothing", "embedding"] = "nothing"
+    freeze: Frozen = "nothing"
     version: int = 1
 
     @property

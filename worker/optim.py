@@ -34,11 +34,12 @@ def learning_rate(run: Run, step: int, steps_per_epoch: int) -> float:
 
 def freeze(model: nn.Module, entry: Model, method: Method) -> None:
     """Stop gradients to the layers that the method freezes; position embeddings stay trainable."""
-    if method.freeze == "nothing":
+    prefixes = entry.frozen_by(method.freeze)
+    if not prefixes:
         return
-    frozen = [p for n, p in model.named_parameters() if n.startswith(entry.embedding)]
+    frozen = [p for n, p in model.named_parameters() if n.startswith(prefixes)]
     if not frozen:
-        raise SpecError(f'model "{entry.id}" has no parameters under {entry.embedding}.')
+        raise SpecError(f'model "{entry.id}" has no parameters under {prefixes}.')
     for parameter in frozen:
         parameter.requires_grad_(False)
 

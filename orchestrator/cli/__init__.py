@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from db.errors import OrchError
+from worker.context import Folders
 
 INTERRUPTED = 130
 
@@ -28,6 +29,11 @@ class Settings:
     """A folder of published weights; the libraries' own caches are looked through after it."""
     given: bool = False
     """Whether any of them was typed, so that a command to repeat needs them again."""
+
+    @property
+    def folders(self) -> Folders:
+        """Where files are, for the rooms that know no command line."""
+        return Folders(data=self.data, runs=self.runs, cache=self.cache, weights=self.weights)
 
 
 class _Group(click.Group):
@@ -127,9 +133,9 @@ def main(
 
 
 def _commands() -> None:
-    from orchestrator.cli import data, launching, methods, models, reporting, runs
+    from orchestrator.cli import data, inputs, launching, methods, models, reporting, runs
 
-    for module in (launching, reporting, runs, data, models, methods):
+    for module in (launching, reporting, runs, data, inputs, models, methods):
         for command in module.COMMANDS:
             main.add_command(command)
 

@@ -39,7 +39,10 @@ def data_list(settings: Settings, style: str, as_json: bool) -> None:
                         {"name": s.name, "metric": s.metric, "source": s.source} for s in d.splits
                     ],
                     "folder": d.folder,
+                    "side": d.side,
+                    "images": dict(d.images),
                     "presence": presence,
+                    "remedy": d.remedy,
                     "version": d.version,
                 }
                 for d, presence in found
@@ -54,21 +57,21 @@ def data_list(settings: Settings, style: str, as_json: bool) -> None:
                 "epochs": d.epochs,
                 "in-distribution (selects)": d.splits[0].source,
                 "out-of-distribution": next((s.source for s in d.splits if s.name == "ood"), None),
+                "pixels": d.side,
                 "files": presence,
+                "get it": d.remedy if presence == "missing" else None,
             }
             for d, presence in found
         ],
-        right=("classes", "epochs"),
+        right=("classes", "epochs", "pixels"),
     )
 
 
 def _presence(root: Path, name: str) -> str:
     dataset = DATASETS[name]
-    if dataset.load is None:
-        return "plans only"
     if not dataset.folder:
         return "built in"
-    return "missing: " + dataset.remedy if dataset.missing(root) else "present"
+    return "missing" if dataset.missing(root) else "present"
 
 
 @data.command("make-mini")

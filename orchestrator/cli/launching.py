@@ -160,7 +160,7 @@ def _launch(
         for run in to_do:
             click.echo(f"would train {run.id} {run.kind} {run}")
         return
-    preflight.check(to_do, dict(found.states), settings.data, settings.runs)
+    preflight.check(to_do, dict(found.states), settings.folders)
 
     from db.store import Store
 
@@ -214,10 +214,9 @@ def _train(
     from orchestrator.engine.launch import Options, launch
 
     began = time.monotonic()
-    resources = {run_id: p.resources for run_id, p in wanted.items()}
-    options = Options(settings.data, settings.runs, max_concurrent, settings.plugins)
+    options = Options(settings.folders, max_concurrent, settings.plugins)
     with progress.observer(open_runs) as observer:
-        outcome = launch(store, runs, resources, options, observer)
+        outcome = launch(store, runs, wanted, options, observer)
     counts = ", ".join(f"{n:,} {state}" for state, n in sorted(outcome.states.items())) or "none"
     click.echo(f"This launch: {counts}, in {duration(time.monotonic() - began)}.")
     if outcome.interrupted:

@@ -14,6 +14,7 @@ from db.records import Attempt, StoredRun
 from orchestrator import preflight, where
 from orchestrator.cli import Settings
 from orchestrator.cli.show import duration, format_option, percent, plural, print_json, table
+from worker.context import Keep
 
 
 @click.group()
@@ -189,15 +190,25 @@ def runs_logs(settings: Settings, run_id: str, attempt: int | None) -> None:
 @click.argument("run_id", metavar="ID")
 @click.option("--local", is_flag=True, help="In this process, without Ray.")
 @click.option("--device", default="cpu", show_default=True, help="Such as cpu or cuda:0.")
+@click.option(
+    "--keep",
+    type=click.Choice(["none", "best", "last"]),
+    default="none",
+    show_default=True,
+    help="Whose epoch's weights to leave, as `keep` in a sweep file.",
+)
 @click.pass_obj
-def runs_run(settings: Settings, run_id: str, local: bool, device: str) -> None:
+def runs_run(settings: Settings, run_id: str, local: bool, device: str, keep: Keep) -> None:
     """Train one run here, to debug it or to check it.
 
     A run that is not done is recorded like any attempt. One that is done is trained again from the
-    start and compared with what is stored; its weights, where others need them, are written anew.
+    start and compared with what is stored; if nothing differs, weights that others need or that
+    --keep asks for are left in their place.
 
     \b
-    Example: orch runs run 3f2a91c0 --local
+    Examples:
+      orch runs run 3f2a91c0 --local
+      orch runs run 3f2a91c0 --local --keep best
     """
     if not local:
         raise SpecError("orch runs run ID works in this process: add --local (or: orch launch).")
@@ -207,8 +218,8 @@ def runs_run(settings: Settings, run_id: str, local: bool, device: str) -> None:
     store = Store.open(settings.store)
     stored = store.find_run(run_id)
     here.check_device(device)
-    preflight.check([stored.run], store.states(stored.run.needs), settings.data, settings.runs)
-    work = here.Local(store, settings.data, settings.runs, device)
+    preflight.check([stored.run], store.states(stored.run.needs), settings.folders)
+    work = here.Local(store, settings.folders, device, keep)
     if stored.state in ("done", "diverged"):
         differences = work.repeat(stored)
         if differences:
@@ -220,4 +231,62 @@ def runs_run(settings: Settings, run_id: str, local: bool, device: str) -> None:
     sys.exit(1 if state == "failed" else 0)
 
 
-COMMANDS: list[click.Command] = [runs]
+@click.command()
+@click.argument("run_id", metavar="RUN")
+@click.option("--dataset", required=True, help="The dataset whose splits are to be evaluated.")
+@click.option("--split", "splits", multiple=True, help="Only this one. May be repeated.")
+@click.option("--device", default="cpu", show_default=True, help="Such as cpu or cuda:0.")
+@click.pass_obj
+def evaluate(
+    settings: Settings, run_id: str, dataset: str, splits: tuple[str, ...], device: str
+) -> None:
+    """Evaluate the weights that a run kept on more splits, and store what they score.
+
+    The numbers join the epoch whose weights were kept (`keep: best` or `keep: last` in the sweep
+    file). Splits of another dataset are stored as DATASET:SPLIT.
+
+    \b
+    Example: orch evaluate 3f2a91c0 --dataset domainnet --split clipart
+    """
+    from db.store import Store
+    from orchestrator.engine import local as here
+    from worker import Context
+    from worker.kept import evaluate_on
+
+    store = Store.open(settings.store)
+    stored = store.find_run(run_id)
+    here.check_device(device)
+    context = Context(**vars(settings.folders), device=device)
+    epoch, metrics = evaluate_on(stored.id, dataset, splits, context)
+    before = {
+        (m.split, m.group): m.value
+        for record in store.history(stored.key)
+        if record.epoch == epoch
+        for m in record.metrics
+    }
+    own = {*stored.run.evaluate, *stored.run.evaluate_on_improvement}
+    changed = [m for m in metrics if m.split in own and before[m.split, m.group] != m.value]
+    if changed:
+        raise EnvironmentProblem(
+            f"{changed[0].split} was {before[changed[0].split, changed[0].group]} in training and "
+            f"is {changed[0].value} here: other data, or another machine; nothing is stored."
+        )
+    store.measured_later(stored.key, epoch, [m for m in metrics if m.split not in own])
+    click.echo(f"{stored.id}, epoch {epoch}:")
+    table(
+        [
+            {
+                "split": m.split,
+                "group": m.group,
+                "metric": m.metric,
+                "value": percent(m.value),
+                "images": m.n,
+                "stored": "equals training's" if m.split in own else "yes",
+            }
+            for m in metrics
+        ],
+        right=("value", "images"),
+    )
+
+
+COMMANDS: list[click.Command] = [runs, evaluate]

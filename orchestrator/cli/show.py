@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+COUNT_SECONDS = 5.0
+"""Between lines of progress in a pipe."""
 
 STATE_COLOURS = {
     "done": "green",
@@ -83,3 +88,36 @@ def percent(value: float | None) -> str:
 def plural(count: int, noun: str) -> str:
     """`1 run`, `2 runs`."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def counting(title: str, work: Generator[tuple[int, int], None, T], *, quiet: bool = False) -> T:
+    """Drive a generator of (done, total) to its end and return what it returns.
+
+    With a bar in a terminal, a line every few seconds in a pipe, nothing where `quiet`.
+    """
+    if not quiet and sys.stdout.isatty():
+        return _with_bar(title, work)
+    told = time.monotonic()
+    while True:
+        try:
+            done, total = next(work)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        if not quiet and time.monotonic() - told > COUNT_SECONDS:
+            told = time.monotonic()
+            click.echo(f"{title}: {done:,} of {total:,}")
+
+
+def _with_bar(title: str, work: Generator[tuple[int, int], None, T]) -> T:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
+    with Progress(*columns, console=console(), transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        while True:
+            try:
+                done, total = next(work)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+            bar.update(task, completed=done, total=total)

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -22,6 +22,8 @@ from db.records import State, StoredRun
 from db.store import Store
 from orchestrator.engine.session import Observer, Session, queue_of
 from orchestrator.spec import Resources
+from orchestrator.sweep import Planned
+from worker.context import Folders
 
 # Read by Ray when it is imported, or by its workers when they start.
 RAY_SETTINGS = {
@@ -48,8 +50,7 @@ MAX_TRIALS = 5_000
 class Options:
     """How to launch; none of it changes a number."""
 
-    data: Path
-    runs: Path
+    folders: Folders
     max_concurrent: int | None = None
     plugins: tuple[str, ...] = ()
 
@@ -68,7 +69,7 @@ class Outcome:
 def launch(
     store: Store,
     runs: Sequence[StoredRun],
-    resources: dict[str, Resources],
+    planned: Mapping[str, Planned],
     options: Options,
     observer: Observer,
 ) -> Outcome:
@@ -82,16 +83,15 @@ def launch(
         owner=owner,
         queue=queue_of(store, runs),
         keys={stored.id: stored.key for stored in runs},
-        resources=resources,
-        data=options.data,
-        runs=options.runs,
+        planned=planned,
+        folders=options.folders,
         observer=observer,
         plugins=options.plugins,
         git=git_state(),
     )
     try:
         with scratch_folder() as scratch, ray_cluster(scratch), told_to_stop(session):
-            slots = _slots({resources[stored.id] for stored in runs})
+            slots = _slots({planned[stored.id].resources for stored in runs})
             # All actors start at once, and one run is claimed ahead so that none waits for a claim.
             os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(slots, MAX_PENDING))
             session.max_claims = options.max_concurrent or slots + 1

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from db.records import Claim, EpochRecord, Run, State, StoredRun
 from db.store import Store
 from orchestrator.engine.attempt import attempt, log_path, log_to
 from orchestrator.engine.recorder import Recorder
-from worker.models import ARTIFACT
+from worker.context import Folders, Keep
 
 
 @dataclass(frozen=True)
@@ -22,9 +25,9 @@ class Local:
     """Where a local run finds its files."""
 
     store: Store
-    data: Path
-    runs: Path
+    folders: Folders
     device: str
+    keep: Keep = "none"
 
     def train(self, stored: StoredRun) -> State:
         """Claim, train and record a run; returns its state afterwards."""
@@ -44,43 +47,48 @@ class Local:
             self.store.retire(owner, "paused")
 
     def _train(self, claim: Claim) -> State:
-        recorder, state = Recorder(self.store, self.runs), None
+        recorder, state = Recorder(self.store, self.folders.runs), None
         context = worker.Context(
-            data=self.data,
-            runs=self.runs,
+            **vars(self.folders),
             fence=claim.fence,
             device=self.device,
+            keep=self.keep,
             data_fingerprint=claim.data_fingerprint,
             weights_sha256=claim.weights_sha256,
         )
-        _log_to_both(log_path(context.folder(claim.run.id), claim.fence))
-        for event in attempt(claim.run, context):
-            state = recorder.record(claim, event)
+        with _logged(log_path(context.folder(claim.run.id), claim.fence)):
+            for event in attempt(claim.run, context):
+                state = recorder.record(claim, event)
         return state or "pending"
 
     def repeat(self, stored: StoredRun) -> list[str]:
         """Train a finished run again beside its place; returns how it differs from what is stored.
 
-        Only the artifact is moved into place, where one is missing.
+        Where it does not, weights that it leaves and that are not in their place are moved there.
         """
         log_to(logging.StreamHandler(sys.stderr))
-        with tempfile.TemporaryDirectory(dir=self.runs, prefix=".repeat-") as beside:
+        with tempfile.TemporaryDirectory(dir=self.folders.runs, prefix=".repeat-") as beside:
             scratch = Path(beside)
             for need in stored.run.needs:
-                (scratch / need).symlink_to(self.runs / need)
-            history = self._history(stored.run, scratch)
-            differences = compare(self.store.history(stored.key), history)
-            made, place = scratch / stored.id / ARTIFACT, self.runs / stored.id / ARTIFACT
-            if made.is_file() and not place.is_file() and not differences:
-                place.parent.mkdir(parents=True, exist_ok=True)
-                made.replace(place)
+                (scratch / need).symlink_to(self.folders.runs / need)
+            end = self._end(stored.run, scratch)
+            stored_history = trained(stored.run, self.store.history(stored.key))
+            differences = compare(stored_history, end.history)
+            made = end.artifacts if isinstance(end, worker.Finished) and not differences else ()
+            for artifact in made:
+                place = self.folders.runs / artifact.path
+                if not place.is_file():
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    (scratch / artifact.path).replace(place)
+                    self.store.left_later(stored.key, artifact)
         return differences
 
-    def _history(self, run: Run, scratch: Path) -> tuple[EpochRecord, ...]:
-        context = worker.Context(data=self.data, runs=scratch, device=self.device)
+    def _end(self, run: Run, scratch: Path) -> worker.Finished | worker.Diverged:
+        folders = {**vars(self.folders), "runs": scratch}
+        context = worker.Context(**folders, device=self.device, keep=self.keep)
         for event in attempt(run, context):
             if isinstance(event, (worker.Finished, worker.Diverged)):
-                return event.history
+                return event
             if isinstance(event, worker.Failed):
                 raise EnvironmentProblem(f"the repetition failed: {event.error}")
         raise EnvironmentProblem("the repetition ended without a result.")
@@ -97,6 +105,15 @@ def check_device(device: str) -> None:
         raise EnvironmentProblem(f"--device {device}: {reason}; use cpu or cuda:0.") from error
 
 
+def trained(run: Run, history: tuple[EpochRecord, ...]) -> tuple[EpochRecord, ...]:
+    """The history without the splits that `orch evaluate` added to it."""
+    own = {*run.evaluate, *run.evaluate_on_improvement}
+    return tuple(
+        dataclasses.replace(r, metrics=tuple(m for m in r.metrics if m.split in own))
+        for r in history
+    )
+
+
 def compare(stored: tuple[EpochRecord, ...], again: tuple[EpochRecord, ...]) -> list[str]:
     """Where two histories of a run differ, clock aside; empty where they are equal bit by bit."""
     differences = [
@@ -109,10 +126,17 @@ def compare(stored: tuple[EpochRecord, ...], again: tuple[EpochRecord, ...]) -> 
     return differences
 
 
-def _log_to_both(path: Path) -> None:
+@contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """The log on stderr and in a file, until the block ends."""
     log_to(logging.StreamHandler(sys.stderr))
-    file = logging.FileHandler(path)
-    for name in ("orch", "worker"):
-        logger = logging.getLogger(name)
-        file.setFormatter(logger.handlers[0].formatter)
-        logger.addHandler(file)
+    loggers = [logging.getLogger(name) for name in ("orch", "worker")]
+    with closing(logging.FileHandler(path)) as file:
+        file.setFormatter(loggers[0].handlers[0].formatter)
+        for logger in loggers:
+            logger.addHandler(file)
+        try:
+            yield
+        finally:
+            for logger in loggers:
+                logger.removeHandler(file)

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -17,7 +17,8 @@ from db.records import FINAL_STATES, Claim, State, StoredRun, canonical_json
 from db.store import Store
 from orchestrator.engine.queue import Queue
 from orchestrator.engine.recorder import Recorder
-from orchestrator.spec import Resources
+from orchestrator.sweep import Planned
+from worker.context import Folders, Keep
 from worker.events import Event, from_json
 
 log = logging.getLogger(__name__)
@@ -49,10 +50,10 @@ class Task:
 
     run: dict[str, Any]
     fence: int
-    data: str
-    runs: str
+    folders: dict[str, str | None]
     cpus: float
     gpus: float
+    keep: Keep = "none"
     plugins: tuple[str, ...] = ()
     data_fingerprint: str | None = None
     weights_sha256: str | None = None
@@ -60,6 +61,10 @@ class Task:
     def to_json(self) -> str:
         """One string, so that Tune has nothing to copy, flatten or print."""
         return canonical_json(self.__dict__)
+
+    def places(self) -> dict[str, Any]:
+        """The folders as paths, for `worker.Context`."""
+        return {name: Path(path) if path else None for name, path in self.folders.items()}
 
     @classmethod
     def from_json(cls, text: str) -> Task:
@@ -76,9 +81,8 @@ class Session:
     owner: int
     queue: Queue
     keys: dict[str, int]
-    resources: dict[str, Resources]
-    data: Path
-    runs: Path
+    planned: Mapping[str, Planned]
+    folders: Folders
     observer: Observer
     max_claims: int | None = None
     """Runs held at once: those in training and those whose worker is about to start."""
@@ -96,7 +100,7 @@ class Session:
     failure: BaseException | None = None
 
     def __post_init__(self) -> None:
-        self.recorder = Recorder(self.store, self.runs)
+        self.recorder = Recorder(self.store, self.folders.runs)
 
     def startable(self) -> bool:
         """Whether anything that is left may still be trained by this launch."""
@@ -146,14 +150,14 @@ class Session:
                 self.queue.put_back(run_id)
 
     def _task(self, claim: Claim) -> Task:
-        resources = self.resources[claim.run.id]
+        planned = self.planned[claim.run.id]
         return Task(
             run=claim.run.content(),
             fence=claim.fence,
-            data=str(self.data),
-            runs=str(self.runs),
-            cpus=resources.cpus,
-            gpus=resources.gpus,
+            folders={k: v and str(v) for k, v in vars(self.folders).items()},
+            cpus=planned.resources.cpus,
+            gpus=planned.resources.gpus,
+            keep=planned.keep,
             plugins=self.plugins,
             data_fingerprint=claim.data_fingerprint,
             weights_sha256=claim.weights_sha256,

@@ -113,16 +113,22 @@ def resources_of(config: dict[str, Any]) -> PlacementGroupFactory:
     return PlacementGroupFactory([bundle])
 
 
+def loaders(cpus: float) -> int:
+    """Threads that prepare images while the GPU computes: all of the run's cores but one."""
+    return max(1, int(cpus) - 1)
+
+
 def train(config: dict[str, Any]) -> None:
     """The trainable: one attempt, its output in the run's folder, its events as Tune reports."""
     task = Task.from_json(config[TASK])
     load_plugins(task.plugins)
     run = Run.from_content(task.run)
     context = worker.Context(
-        data=Path(task.data),
-        runs=Path(task.runs),
+        **task.places(),
         fence=task.fence,
         device="cuda:0" if task.gpus else "cpu",
+        loaders=loaders(task.cpus) if task.gpus else 0,
+        keep=task.keep,
         data_fingerprint=task.data_fingerprint,
         weights_sha256=task.weights_sha256,
     )

@@ -1,16 +1,24 @@
 """The datasets: where their files are, their splits and metrics. One entry a dataset.
 
 Sources: PROTOCOL section 2; paper section 4. Declarations only: the code that reads the images is
-named by `load` and imported when a run needs it.
+named by `source` or `load` and imported when a run needs it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import csv
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from worker.catalog import Catalog
+
+MINI_SIDE = 32
+"""Side in pixels of the images that the tiny models train on."""
+DOMAINNET_TESTS = {"id": "sketch", "ood": "real", "painting": "painting", "clipart": "clipart"}
+"""The domain whose test list is each split."""
 
 Aggregate = Literal["accuracy", "weighted_accuracy", "worst_group_accuracy"]
 
@@ -75,20 +83,31 @@ class Dataset:
     splits: tuple[Split, ...]
     folder: str = ""
     """Under the data root; empty where a dependency ships or code generates the images."""
-    files: tuple[str, ...] = ()
-    """Files under `folder` without which nothing can be read."""
+    requires: tuple[str, ...] = ()
+    """Files and folders under `folder` without which nothing can be read."""
     remedy: str = ""
     """How to get the files: a command or a place."""
+    source: str | None = None
+    """`module:function`, (Dataset, data root) -> worker.data.pool.Source: images in files."""
+    train_transform: Transform | None = None
+    test_transform: Transform | None = None
+    images: Mapping[str, int] = field(default_factory=dict)
+    """How many images `train` and each split hold, where that is known for certain."""
     load: str | None = None
-    """`module:function`, data root -> worker.data.images.Loaded; None: not in this version."""
+    """`module:function`, data root -> worker.data.images.Loaded: images that no file holds."""
     upstream: bool = False
     """For `pretrain` runs only."""
     version: int = 1
 
+    @property
+    def side(self) -> int | None:
+        """Pixels of the square images that a model gets; None where the loader decides."""
+        return self.train_transform.side if self.train_transform else None
+
     def missing(self, data: Path) -> list[Path]:
-        """The files that are not under the data root."""
+        """What is not under the data root."""
         folder = data / self.folder
-        return [folder / name for name in self.files if not (folder / name).is_file()]
+        return [folder / name for name in self.requires if not (folder / name).exists()]
 
     def split_names(self, *, auxiliary: bool) -> tuple[str, ...]:
         """The auxiliary splits, or those that every epoch evaluates."""
@@ -99,59 +118,212 @@ def _accuracies(**sources: str) -> tuple[Split, ...]:
     return tuple(Split(name, "accuracy", source) for name, source in sources.items())
 
 
+def read_table(name: str) -> list[dict[str, str]]:
+    """The rows of a class list beside this file."""
+    with Path(__file__).with_name(name).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def living17_folders() -> tuple[str, ...]:
+    """Living-17's folders under `imagenet/`: of train the source classes, of val all."""
+    rows = read_table("living17.csv")
+    train = [f"train/{row['wnid']}" for row in rows if row["domain"] == "source"]
+    return (*train, *(f"val/{row['wnid']}" for row in rows))
+
+
+# The transforms of PROTOCOL section 2; the second set is the same at the tiny models' 32 pixels.
+_LIVING17 = (
+    Transform(crop="resized", crop_size=224, flip=True, keep="original", side=224),
+    Transform(resize="short", size=256, crop="center", crop_size=224, side=224),
+)
+_WATERBIRDS = Transform(
+    resize="short", size=224, interpolation="bicubic", crop="center", crop_size=224, side=224
+)
+_DOMAINNET = (
+    Transform(
+        resize="square",
+        size=256,
+        interpolation="bicubic",
+        crop="random",
+        crop_size=224,
+        flip=True,
+        side=224,
+    ),
+    Transform(resize="square", size=224, interpolation="bicubic", side=224),
+)
+_FMOW = (Transform(flip=True, side=224), Transform(side=224))
+_CAMELYON17 = (
+    Transform(resize="square", size=224, flip=True, keep="original", side=224),
+    Transform(resize="square", size=224, keep="original", side=224),
+)
+_CIFAR10 = (
+    Transform(resize="short", size=224, interpolation="bicubic", flip=True, side=224),
+    Transform(resize="short", size=224, interpolation="bicubic", side=224),
+)
+
+
+def _smaller(transform: Transform, side: int = MINI_SIDE) -> Transform:
+    """The same for smaller images: every length shrinks alike."""
+    scale = side / transform.side
+    return dataclasses.replace(
+        transform,
+        # Miniatures come in any size, also those of layouts whose real images need no resize.
+        resize="square"
+        if transform.resize == "none" and not transform.crop_size
+        else transform.resize,
+        size=round((transform.size or transform.side) * scale),
+        crop_size=round(transform.crop_size * scale),
+        keep="original" if transform.crop == "resized" else "resized",
+        side=side,
+    )
+
+
+_WILDS = (
+    "python -c \"from wilds import get_dataset as get; get('{0}', root_dir='data', download=True)\""
+)
+_IMAGENET = "ImageNet 2012 (ILSVRC), its validation images sorted into folders by wnid"
+
+_REAL = (
+    Dataset(
+        id="living17",
+        title="Living-17",
+        classes=17,
+        epochs=20,
+        splits=_accuracies(id="source val", ood="target val"),
+        folder="imagenet",
+        requires=living17_folders(),
+        remedy=_IMAGENET,
+        source="worker.data.folders:living17",
+        train_transform=_LIVING17[0],
+        test_transform=_LIVING17[1],
+        images={"train": 44_200, "id": 1_700, "ood": 1_700},
+    ),
+    Dataset(
+        id="waterbirds",
+        title="Waterbirds",
+        classes=2,
+        epochs=20,
+        splits=(
+            Split("id", "weighted_accuracy", "val"),
+            Split("ood", "worst_group_accuracy", "test"),
+        ),
+        folder="waterbirds_v1.0",
+        requires=("RELEASE_v1.0.txt", "metadata.csv"),
+        remedy=_WILDS.format("waterbirds"),
+        source="worker.data.wilds_sets:waterbirds",
+        train_transform=_WATERBIRDS,
+        test_transform=_WATERBIRDS,
+        images={"train": 4_795, "id": 1_199, "ood": 5_794},
+    ),
+    Dataset(
+        id="domainnet",
+        title="DomainNet",
+        classes=40,
+        epochs=50,
+        splits=(
+            *_accuracies(id="sketch test", ood="real test"),
+            Split("painting", "accuracy", "painting test", auxiliary=True),
+            Split("clipart", "accuracy", "clipart test", auxiliary=True),
+        ),
+        folder="domainnet",
+        requires=(
+            "SENTRY_splits/sketch_train_mini.txt",
+            *(f"SENTRY_splits/{d}_test_mini.txt" for d in DOMAINNET_TESTS.values()),
+            *DOMAINNET_TESTS.values(),
+        ),
+        remedy=(
+            "DomainNet's cleaned sketch, real, painting and clipart archives, and the `mini` split "
+            "lists of the SENTRY repository as SENTRY_splits/"
+        ),
+        source="worker.data.folders:domainnet",
+        train_transform=_DOMAINNET[0],
+        test_transform=_DOMAINNET[1],
+        images={"train": 5_537, "id": 2_399, "ood": 6_943, "painting": 2_909, "clipart": 1_616},
+    ),
+    Dataset(
+        id="fmow",
+        title="FMoW",
+        classes=62,
+        epochs=5,
+        splits=(
+            *_accuracies(id="id_val", ood="test, region Africa"),
+            Split("id_test", "accuracy", "id_test", auxiliary=True),
+            Split("ood_val", "accuracy", "val", auxiliary=True),
+            Split("ood_test", "accuracy", "test", auxiliary=True),
+        ),
+        folder="fmow_v1.1",
+        requires=("RELEASE_v1.1.txt", "rgb_metadata.csv", "country_code_mapping.csv", "images"),
+        remedy=_WILDS.format("fmow"),
+        source="worker.data.wilds_sets:fmow",
+        train_transform=_FMOW[0],
+        test_transform=_FMOW[1],
+        images={
+            "train": 76_863,
+            "id": 11_483,
+            "ood": 2_593,
+            "id_test": 11_327,
+            "ood_val": 19_915,
+            "ood_test": 22_108,
+        },
+    ),
+    Dataset(
+        id="camelyon17",
+        title="Camelyon17",
+        classes=2,
+        epochs=3,
+        splits=(
+            *_accuracies(id="id_val", ood="test"),
+            Split("ood_val", "accuracy", "val", auxiliary=True),
+        ),
+        folder="camelyon17_v1.0",
+        requires=("RELEASE_v1.0.txt", "metadata.csv", "patches"),
+        remedy=_WILDS.format("camelyon17"),
+        source="worker.data.wilds_sets:camelyon17",
+        train_transform=_CAMELYON17[0],
+        test_transform=_CAMELYON17[1],
+        images={"train": 302_436, "id": 33_560, "ood": 85_054, "ood_val": 34_904},
+    ),
+    Dataset(
+        id="cifar10",
+        title="CIFAR-10",
+        classes=10,
+        epochs=20,
+        splits=(
+            Split("id", "accuracy", "5,000 held-out images of train"),
+            Split("id_test", "accuracy", "test"),
+        ),
+        folder="cifar-10-batches-py",
+        requires=(*(f"data_batch_{n}" for n in range(1, 6)), "test_batch", "batches.meta"),
+        remedy="CIFAR-10's Python version, unpacked",
+        source="worker.data.cifar:cifar10",
+        train_transform=_CIFAR10[0],
+        test_transform=_CIFAR10[1],
+        images={"train": 45_000, "id": 5_000, "id_test": 10_000},
+    ),
+)
+
+
+def _miniature(real: Dataset) -> Dataset:
+    """The same layout and splits, generated, as small images for the tiny models."""
+    assert real.train_transform is not None
+    assert real.test_transform is not None
+    return dataclasses.replace(
+        real,
+        id=f"mini_{real.id}",
+        title=f"Mini {real.title}",
+        epochs=3,
+        folder=f"mini/{real.folder}",
+        remedy="orch data make-mini",
+        train_transform=_smaller(real.train_transform),
+        test_transform=_smaller(real.test_transform),
+        images={},
+    )
+
+
 DATASETS: Catalog[Dataset] = Catalog(
     "dataset",
     [
-        Dataset(
-            id="living17",
-            title="Living-17",
-            classes=17,
-            epochs=20,
-            splits=_accuracies(id="source val", ood="target val"),
-        ),
-        Dataset(
-            id="waterbirds",
-            title="Waterbirds",
-            classes=2,
-            epochs=20,
-            splits=(
-                Split("id", "weighted_accuracy", "val"),
-                Split("ood", "worst_group_accuracy", "test"),
-            ),
-        ),
-        Dataset(
-            id="domainnet",
-            title="DomainNet",
-            classes=40,
-            epochs=50,
-            splits=(
-                *_accuracies(id="sketch test", ood="real test"),
-                Split("painting", "accuracy", "painting test", auxiliary=True),
-                Split("clipart", "accuracy", "clipart test", auxiliary=True),
-            ),
-        ),
-        Dataset(
-            id="fmow",
-            title="FMoW",
-            classes=62,
-            epochs=5,
-            splits=(
-                *_accuracies(id="id_val", ood="test, region Africa"),
-                Split("id_test", "accuracy", "id_test", auxiliary=True),
-                Split("ood_val", "accuracy", "val", auxiliary=True),
-                Split("ood_test", "accuracy", "test", auxiliary=True),
-            ),
-        ),
-        Dataset(
-            id="camelyon17",
-            title="Camelyon17",
-            classes=2,
-            epochs=3,
-            splits=(
-                *_accuracies(id="id_val", ood="test"),
-                Split("ood_val", "accuracy", "val", auxiliary=True),
-            ),
-        ),
+        *_REAL,
         Dataset(
             id="digits",
             title="Digits",
@@ -160,20 +332,7 @@ DATASETS: Catalog[Dataset] = Catalog(
             splits=_accuracies(id="every 4th row of the first writers", ood="the other writers"),
             load="worker.data.digits:load",
         ),
-        Dataset(
-            id="mini_waterbirds",
-            title="Mini Waterbirds",
-            classes=2,
-            epochs=3,
-            splits=(
-                Split("id", "weighted_accuracy", "val"),
-                Split("ood", "worst_group_accuracy", "test"),
-            ),
-            folder="mini/waterbirds_v1.0",
-            files=("RELEASE_v1.0.txt", "metadata.csv"),
-            remedy="orch data make-mini",
-            load="worker.data.waterbirds:load_mini",
-        ),
+        *map(_miniature, _REAL),
         Dataset(
             id="shapes",
             title="Shapes (upstream)",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,8 +13,8 @@ from torch import Tensor
 
 from db.errors import MissingInputs
 from worker.catalog import resolve
-from worker.data import DATASETS
-
+from worker.data import DATASETS, Transform
+from worker.data.pool import Part, Pool, Source
 
 Batch = Callable[[Tensor], Tensor]
 """(B,) indices -> (B, 3, H, W) float32 in [0, 1], contiguous. Safe to call from several threads."""
@@ -67,9 +68,24 @@ class Loaded:
     fingerprint: str
     """A hash of relative paths, sizes and labels: another one is another dataset."""
 
+    def at_most(self, count: int | None) -> Loaded:
+        """The same with at most `count` images in each set, spread evenly over it."""
+        if count is None:
+            return self
+        return dataclasses.replace(
+            self,
+            train=_thinned(self.train, count),
+            splits={name: _thinned(images, count) for name, images in self.splits.items()},
+        )
+
     def train_group_counts(self) -> Tensor:
         """(groups,) images of each group in the training set."""
         return torch.bincount(self.train.groups, minlength=len(self.groups))
+
+
+def _thinned(images: Images, count: int) -> Images:
+    kept = min(count, len(images))
+    return images.subset(torch.arange(kept) * len(images) // max(kept, 1))
 
 
 def in_memory(pixels: Tensor, labels: Tensor, groups: Tensor, white: int = 255) -> Images:
@@ -81,17 +97,74 @@ def in_memory(pixels: Tensor, labels: Tensor, groups: Tensor, white: int = 255) 
     return Images(labels, groups, batch)
 
 
-@lru_cache(maxsize=2)
-def load(dataset: str, data: Path) -> Loaded:
-    """The dataset under the data root; the last two are kept for the runs that follow.
+@lru_cache(maxsize=4)
+def source(dataset: str, data: Path) -> Source:
+    """What is under the data root, unread; the last few are kept for the runs that follow.
 
-    Raises `MissingInputs` where a file that it cannot do without is not there.
+    Raises `MissingInputs` where a file that it cannot do without is missing or says nonsense.
     """
     entry = DATASETS.find(dataset)
     if missing := entry.missing(data):
         raise MissingInputs(f"{dataset}: {missing[0]} is missing; get it with: {entry.remedy}")
-    if entry.load is None:
-        raise MissingInputs(f'dataset "{dataset}" cannot be read by this version of orch.')
-    loaded = resolve(entry.load)(data)
-    assert isinstance(loaded, Loaded)
-    return loaded
+    if entry.source is None:
+        raise MissingInputs(f'dataset "{dataset}" is not read from image files.')
+    found = resolve(entry.source)(entry, data)
+    assert isinstance(found, Source)
+    return found
+
+
+def pools(dataset: str, data: Path) -> list[tuple[Pool, Transform]]:
+    """What a cache of the dataset holds: each of its pools with the transform that it prepares."""
+    entry, found = DATASETS.find(dataset), source(dataset, data)
+    assert entry.train_transform is not None
+    assert entry.test_transform is not None
+    wanted = [(found.train.pool, entry.train_transform)]
+    wanted += [(part.pool, entry.test_transform) for part in found.splits.values()]
+    return list(dict.fromkeys(wanted))
+
+
+def prepare(
+    dataset: str, data: Path, cache: Path | None, threads: int
+) -> Iterator[tuple[int, int]]:
+    """Build what the cache lacks of the dataset, yielding (images done, images in all)."""
+    if cache is None or DATASETS.find(dataset).source is None:
+        return
+    from worker.data.cache import build
+
+    for pool, transform in pools(dataset, data):
+        yield from build(pool, transform, cache, threads)
+
+
+@lru_cache(maxsize=4)
+def load(dataset: str, data: Path, cache: Path | None = None) -> Loaded:
+    """The dataset under the data root, through the cache that `prepare` built, or without one.
+
+    The last few are kept for the runs that follow. Raises `MissingInputs` where a file that it
+    cannot do without is not there.
+    """
+    entry = DATASETS.find(dataset)
+    if entry.load is not None:
+        loaded = resolve(entry.load)(data)
+        assert isinstance(loaded, Loaded)
+        return loaded
+    found = source(dataset, data)
+    assert entry.train_transform is not None
+    assert entry.test_transform is not None
+    return Loaded(
+        train=_images(found.train, entry.train_transform, cache),
+        splits={
+            name: _images(part, entry.test_transform, cache) for name, part in found.splits.items()
+        },
+        groups=found.groups,
+        fingerprint=found.fingerprint(),
+    )
+
+
+def _images(part: Part, transform: Transform, cache: Path | None) -> Images:
+    if cache is None:
+        from worker.data.transforms import plain
+
+        return plain(part, transform)
+    from worker.data.cache import cached
+
+    return cached(part, transform, cache)
