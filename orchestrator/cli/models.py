@@ -97,14 +97,17 @@ def models_fetch(settings: Settings, names: tuple[str, ...]) -> None:
       orch models fetch clip_vit_b16 bit_r50_in21k
       orch --weights /shared/weights models fetch
     """
-    from worker.models.fetch import fetch
+    from worker.models.fetch import fetch, present
 
     wanted = [MODELS.find(name) for name in names] or [
         m for m in MODELS.values() if m.published and m.published.hub
     ]
     for model in wanted:
-        path, new = fetch(model, settings.weights)
-        said = "downloaded to" if new else "already at"
+        said, path = "already at", present(model, settings.weights)
+        if path is None:
+            assert model.published is not None
+            click.echo(f"{model.id}: downloading {model.published.hub} …")
+            said, path = "now at", fetch(model, settings.weights)
         click.echo(f"{model.id}: {said} {path} ({_size(path.stat().st_size)})")
 
 

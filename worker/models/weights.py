@@ -6,15 +6,15 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
 
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import nn
 
 from db.errors import MissingInputs, OrchError, SpecError
 from db.records import Artifact, Run
+from worker.artifacts import describe, write_weights
 from worker.catalog import resolve
-from worker.checkpoint import file_digest, write_whole
+from worker.checkpoint import file_digest
 from worker.models import ARTIFACT, MODELS, Model
 from worker.models.fit import fit
 from worker.models.locate import find, places, remedy
@@ -132,11 +132,4 @@ def copy_backbone(model: nn.Module, entry: Model, path: Path) -> None:
 
 def save_weights(model: nn.Module, runs: Path, run_id: str) -> Artifact:
     """Write a pretrained model, head included, for the runs that start from it."""
-    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    data = save(tensors)
-
-    def write(file: IO[bytes]) -> None:
-        file.write(data)
-
-    path = write_whole(runs / run_id, write, lambda _: ARTIFACT)
-    return Artifact(ARTIFACT, f"{run_id}/{ARTIFACT}", file_digest(path), path.stat().st_size)
+    return describe(write_weights(model, runs / run_id, ARTIFACT), ARTIFACT)
