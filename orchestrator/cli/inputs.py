@@ -174,15 +174,17 @@ def data_cache(
         counting(f"decoding {name}", built(), quiet=style != "text")
     entries = cache.entries(settings.cache)
     if as_json or style == "json":
-        print_json([{**vars(e), "folder": str(e.folder)} for e in entries])
+        print_json([{**vars(e), "path": str(e.path)} for e in entries])
         return
     table(
         [
             {
-                "cache": e.name,
+                "of": e.pool,
                 "images": f"{e.images:,}",
+                "kept": e.what,
                 "size": f"{e.bytes / 1e6:,.1f} MB",
-                "folder": e.folder.name,
+                "folder": e.path.name,
+                "damage": e.damage,
             }
             for e in entries
         ],

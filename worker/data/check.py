@@ -13,7 +13,7 @@ from db.errors import OrchError
 from worker.data import DATASETS, Transform
 from worker.data.images import load, pools, source
 from worker.data.pool import Part, Pool
-from worker.data.transforms import prepare
+from worker.data.transforms import prepare, refuse_misfit
 
 SAMPLE = 256
 """Images of each pool that are opened where not all are asked for, spread evenly over it."""
@@ -68,7 +68,8 @@ def check(
     )
     problems = [*_wrong_counts(splits, entry.classes, found.miniature), *found.verify()]
     opened = 0
-    for pool, transform in pools(dataset, data):
+    # Once each: a pool's transforms of training and of tests open the same files.
+    for pool, transform in dict(pools(dataset, data)).items():
         broken, count = yield from _open(pool, transform, every=every, threads=threads)
         problems += broken
         opened += count
@@ -90,7 +91,7 @@ def _generated(dataset: str, data: Path) -> Report:
 
 def _count(name: str, part: Part, groups: tuple[str, ...], expected: int | None) -> SplitCount:
     counts = torch.bincount(part.groups, minlength=len(groups)).tolist()
-    named = dict(zip(groups, counts, strict=True)) if len(groups) > 1 else {}
+    named = {g: n for g, n in zip(groups, counts, strict=True) if n} if len(groups) > 1 else {}
     return SplitCount(name, len(part), expected, len(part.labels.unique()), named)
 
 
@@ -116,7 +117,8 @@ def _open(
 
     def broken(row: int) -> str | None:
         try:
-            prepare(transform, pool.read(row))
+            height, width, _ = prepare(transform, pool.read(row)).shape
+            refuse_misfit(transform, pool.names[row], height, width)
         except OrchError as error:
             return str(error)
         return None
