@@ -86,7 +86,9 @@ def ours(runs: int, folder: Path) -> float:
     from db.store import Store
     from orchestrator.engine.launch import Options, launch
     from orchestrator.spec import Resources
+    from orchestrator.sweep import Planned
     from worker.catalog import load_plugins
+    from worker.context import Folders
 
     plugin = str(HERE / "trivial.py")
     load_plugins([plugin])
@@ -102,9 +104,9 @@ def ours(runs: int, folder: Path) -> float:
     store = Store.open(str(folder / "orch.db"), create=True)
     store.register("overhead", "", listed, {run.id for run in listed})
     watch = Silent()
-    options = Options(data=folder, runs=folder / "runs", plugins=(plugin,))
-    resources = {run.id: Resources() for run in listed}
-    launch(store, store.runs("overhead"), resources, options, watch)
+    options = Options(Folders(data=folder, runs=folder / "runs"), plugins=(plugin,))
+    planned = {run.id: Planned(run, Resources()) for run in listed}
+    launch(store, store.runs("overhead"), planned, options, watch)
     assert len(watch.ends) == runs
     return steady(watch.ends)
 
