@@ -75,6 +75,12 @@ def _presence(root: Path, name: str) -> str:
 
 
 @data.command("make-mini")
+@click.argument(
+    "names",
+    metavar="[NAME]...",
+    nargs=-1,
+    type=click.Choice(["living17", "waterbirds", "domainnet", "fmow", "camelyon17", "cifar10"]),
+)
 @click.option(
     "--seed",
     default=0,
@@ -83,38 +89,70 @@ def _presence(root: Path, name: str) -> str:
     help="Another seed draws other images.",
 )
 @click.option(
-    "--train", default=512, show_default=True, type=click.IntRange(min=8), help="Training images."
+    "--train", default=512, show_default=True, type=click.IntRange(min=1), help="Training images."
 )
 @click.option(
     "--val",
     default=256,
     show_default=True,
-    type=click.IntRange(min=8),
+    type=click.IntRange(min=1),
     help="In-distribution validation images.",
 )
 @click.option(
     "--test",
     default=512,
     show_default=True,
-    type=click.IntRange(min=8),
+    type=click.IntRange(min=1),
     help="Out-of-distribution test images.",
 )
+@click.option(
+    "--size",
+    default=32,
+    show_default=True,
+    type=click.IntRange(min=16, max=512),
+    help="Height of the images in pixels; camelyon17 has at most 96, cifar10 always 32.",
+)
+@click.option(
+    "--contact-sheet",
+    "sheets",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="A folder for a picture of each one's classes and shifts, NAME.png.",
+)
 @click.pass_obj
-def make_mini(settings: Settings, seed: int, train: int, val: int, test: int) -> None:
+def make_mini(
+    settings: Settings,
+    names: tuple[str, ...],
+    seed: int,
+    train: int,
+    val: int,
+    test: int,
+    size: int,
+    sheets: Path | None,
+) -> None:
     """Write the miniature benchmarks, in the real ones' layout, under --data.
 
-    The same options write the same bytes; what is there already is left alone.
+    All six, or those of living17, waterbirds, domainnet, fmow, camelyon17 and cifar10 that are
+    named. The same options write the same bytes; what is there already is left alone.
 
     \b
     Example: orch data make-mini
     """
-    from worker.data.mini import make_waterbirds
+    from worker.data.mini import BENCHMARKS, contact_sheet, count_images
 
-    try:
-        folder = make_waterbirds(settings.data / "mini", seed=seed, train=train, val=val, test=test)
-    except OSError as error:
-        raise EnvironmentProblem(f"{error}; move it away, or name another --data.") from error
-    click.echo(f"mini_waterbirds: {plural(train + val + test, 'image')} in {folder}")
+    root = settings.data / "mini"
+    for name in dict.fromkeys(names or BENCHMARKS):
+        try:
+            folder = BENCHMARKS[name](root, seed=seed, train=train, val=val, test=test, size=size)
+            click.echo(f"mini_{name}: {plural(count_images(folder), 'image')} in {folder}")
+        except OSError as error:
+            raise EnvironmentProblem(f"{error}; move it away, or name another --data.") from error
+        if sheets is not None:
+            try:
+                sheets.mkdir(parents=True, exist_ok=True)
+                contact_sheet(folder).save(sheets / f"{name}.png")
+            except OSError as error:
+                raise EnvironmentProblem(f"{error}; name another --contact-sheet.") from error
+            click.echo(f"mini_{name}: sheet in {sheets / f'{name}.png'}")
 
 
 COMMANDS: list[click.Command] = [data]

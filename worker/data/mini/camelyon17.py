@@ -140,20 +140,30 @@ def _tissue(
     tint = rng.uniform(-0.03, 0.03, (count, 1, 1, 3)).astype(np.float32)
     grain = rng.integers(0, 256, (count, size, size), dtype=np.uint8)
 
-    # Large nuclei crowd in the middle of a tumour patch; in a quarter of the normal ones a few lie
-    # along the border.
-    large = place[:, _SMALL:]
-    radius = np.float32(0.13) + np.float32(0.06) * chance[:, _SMALL:, 0]
-    middle = large * np.float32(0.42)
-    edge = large.copy()
-    side = np.where(large[..., 0] < 0, np.float32(-0.95), np.float32(0.95))
-    edge[..., 0] = side
+    # Large nuclei crowd in the middle of a tumour patch, few or many; in a third of the normal ones
+    # some lie along the border. Normal cells crowd in the middle too, and some are middling large.
     is_tumour = tumour[:, None] == 1
-    bordered = (chance[:, :1, 2] < np.float32(0.25)) & (np.arange(_LARGE) < 4)
-    place[:, _SMALL:] = np.where(is_tumour[..., None], middle, edge)
-    shown = np.concatenate([chance[:, :_SMALL, 2] < np.float32(0.7), is_tumour | bordered], axis=1)
+    large = place[:, _SMALL:]
+    edge = large.copy()
+    edge[..., 0] = np.where(large[..., 0] < 0, np.float32(-0.95), np.float32(0.95))
+    place[:, _SMALL:] = np.where(is_tumour[..., None], large * np.float32(0.45), edge)
+    crowded = chance[:, 1, 2] < np.float32(0.4)
+    place[crowded, : _SMALL // 2] *= np.float32(0.4)
+    few = np.floor(chance[:, :1, 2] * 7) + 3
+    bordered = (chance[:, :1, 1] < np.float32(0.35)) & (np.arange(_LARGE) < 4)
+    shown = np.concatenate(
+        [
+            chance[:, :_SMALL, 2] < np.float32(0.7),
+            np.where(is_tumour, np.arange(_LARGE) < few, bordered),
+        ],
+        axis=1,
+    )
     radii = np.concatenate(
-        [np.float32(0.05) + np.float32(0.035) * chance[:, :_SMALL, 0], radius], axis=1
+        [
+            np.float32(0.05) + np.float32(0.065) * chance[:, :_SMALL, 0] ** 2,
+            np.float32(0.11) + np.float32(0.06) * chance[:, _SMALL:, 0],
+        ],
+        axis=1,
     )
 
     line = ((np.arange(size, dtype=np.float32) + np.float32(0.5)) / size * 2 - 1).astype(np.float32)

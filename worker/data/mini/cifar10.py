@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pickle
+import struct
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
-from worker.data.mini.drawing import PHOTO, coats, paint, stream
+from worker.data.mini.drawing import COLOUR, PHOTO, coats, paint, rgb, stream
 from worker.data.mini.figures import THINGS
 from worker.data.mini.folder import balanced, described, generate, generator
 from worker.data.shapes import Images, Ints
@@ -78,6 +80,9 @@ def _write_batch(path: Path, note: str, count: int, rng: np.random.Generator) ->
     figures = [THINGS["car" if label == "automobile" else label] for label in LABELS]
     labels = balanced(count, len(LABELS), rng)
     coat = coats(labels, figures, rng)
+    # Half of them in any colour, so that colour alone does not tell the class.
+    repainted = rng.random(count) < 0.5
+    coat.main[repainted] = rgb(list(COLOUR))[rng.integers(0, len(COLOUR), repainted.sum())]
 
     def draw(rows: Ints, height: int, width: int) -> Images:
         return paint(labels[rows], figures, PHOTO, coat.take(rows), rng, height, width)
@@ -97,5 +102,28 @@ def _write_batch(path: Path, note: str, count: int, rng: np.random.Generator) ->
     )
 
 
+_Pickler: Any = pickle._Pickler
+"""The one in Python: the other has no table of types to change."""
+
+
+class _Python2Pickler(_Pickler):
+    """Writes bytes as Python 2 wrote its strings, which is how the real batches were made.
+
+    So `encoding="latin1"` reads keys and names as str, and `encoding="bytes"` as bytes.
+    """
+
+    dispatch: ClassVar[dict[type, Any]] = dict(_Pickler.dispatch)
+
+    def save_string(self, value: bytes) -> None:
+        """Write one string; long ones with four bytes of length."""
+        if len(value) < 256:
+            self.write(pickle.SHORT_BINSTRING + struct.pack("<B", len(value)) + value)
+        else:
+            self.write(pickle.BINSTRING + struct.pack("<i", len(value)) + value)
+
+    dispatch[bytes] = save_string
+
+
 def _pickle(path: Path, batch: dict[bytes, object]) -> None:
-    path.write_bytes(pickle.dumps(batch, protocol=2))
+    with path.open("wb") as file:
+        _Python2Pickler(file, protocol=2).dump(batch)

@@ -250,7 +250,7 @@ class _Scene:
 
     def pattern(self) -> Floats:
         """Brightness of the main parts, in [0, 1], by each picture's texture."""
-        drawn = np.ones_like(self.x)
+        drawn: Floats = np.ones((len(self.x), self.height, self.width), dtype=np.float32)
         for kind in np.unique(self.coat.texture):
             rows = self.coat.texture == kind
             x, y = self.x[rows] * np.float32(9), self.y[rows] * np.float32(9)
@@ -259,7 +259,8 @@ class _Scene:
             elif TEXTURES[kind] == "spots":
                 wave = np.cos(x) * np.cos(y) * np.float32(2) + np.float32(0.4)
             elif TEXTURES[kind] == "patches":
-                wave = (smooth(self.noise.cloud[rows], self.height, self.width) - 0.45) * 12
+                cloud = smooth(self.noise.cloud[rows], self.height, self.width)
+                wave = (cloud - np.float32(0.45)) * np.float32(12)
             else:
                 continue
             drawn[rows] = np.clip(wave * np.float32(1.5) + np.float32(0.5), 0, 1)
@@ -272,8 +273,10 @@ class _Scene:
         elif role == "a":
             plain = self.coat.accent
         else:
-            plain = np.broadcast_to(rgb(["black" if role == "d" else "white"]), (len(self.x), 3))
-        tint = (self.chance[:, 8:11] - np.float32(0.5)) * np.float32(0.14)
+            plain = rgb(["black" if role == "d" else "white"])
+        # Black and white have shades, but no hue.
+        tint = self.chance[:, 8:11] if role in "ma" else self.chance[:, 8:9]
+        tint = (tint - np.float32(0.5)) * np.float32(0.14)
         tinted: Floats = np.clip(plain + tint, 0, 1)[:, None, None, :]
         return tinted
 
@@ -289,8 +292,8 @@ def _weights(points: int, size: int) -> Floats:
     """Smoothstep interpolation of `points` values to `size` pixels, (size, points)."""
     place = (np.arange(size) + 0.5) / size * (points - 1)
     left = np.minimum(place.astype(np.int64), points - 2)
-    part = place - left
-    part *= part * (3 - 2 * part)
+    ramp = place - left
+    part = ramp * ramp * (3 - 2 * ramp)
     weights = np.zeros((size, points), dtype=np.float32)
     weights[np.arange(size), left] = 1 - part
     weights[np.arange(size), left + 1] = part
@@ -340,7 +343,7 @@ def _backdrop(scene: _Scene) -> Floats:
     sharp = np.clip((scene.v - level) * np.float32(scene.height / 4) + np.float32(0.5), 0, 1)
     blend = np.clip(cloud * np.float32(1.6) - np.float32(0.3), 0, 1)
     part = np.where(horizon, sharp, blend)[..., None]
-    light = np.float32(0.72) + np.float32(0.3) * cloud + np.float32(0.3) * (fine - np.float32(0.5))
+    light = np.float32(0.82) + np.float32(0.2) * cloud + np.float32(0.2) * (fine - np.float32(0.5))
     backdrop: Floats = (above + (below - above) * part) * light[..., None]
     return backdrop
 
@@ -360,24 +363,25 @@ def _photo(scene: _Scene) -> Floats:
 
 
 def _sketch(scene: _Scene) -> Floats:
-    """Pencil: outlines of every layer, hatching on main and dark parts, no colour at all."""
+    """Pencil: outlines of every layer, hatching of any strength, no colour at all."""
     half = (
         np.float32(0.35 + scene.height / 130) + np.float32(0.25) * scene.chance[:, 11, None, None]
     )
     slant = np.where(scene.chance[:, 12, None, None] < 0.5, np.float32(-1), np.float32(1))
     period = np.float32(2 * np.pi / 0.22)
     hatch = np.sin((scene.u + slant * scene.v) * period) * np.float32(0.5) + np.float32(0.5)
-    strength = scene.chance[:, 13, None, None] * np.float32(0.45)
+    strength = scene.chance[:, 13, None, None]
+    accent = scene.chance[:, 14, None, None] * np.float32(0.6)
+    blank = np.zeros_like(strength)
     ink = np.zeros_like(scene.x)
     for role, distance, coverage in zip(scene.roles, scene.distances, scene.coverages, strict=True):
-        fill = {"m": hatch * strength, "a": hatch * np.float32(0.15), "l": hatch * 0}.get(
-            role, np.float32(0.45) + np.float32(0.4) * hatch
-        )
+        tone = {"m": strength, "a": accent, "l": blank, "d": blank + np.float32(0.9)}[role]
+        fill = tone * (np.float32(0.45) + np.float32(0.4) * hatch)
         line = np.clip(np.float32(0.5) + half - np.abs(distance), 0, 1)
         ink = np.maximum(ink + coverage * (fill - ink), line)
-    paper = np.float32(0.86) + np.float32(0.12) * smooth(
-        scene.noise.cloud, scene.height, scene.width
-    )
+    cloud = smooth(scene.noise.cloud, scene.height, scene.width)
+    white = np.float32(0.62) + np.float32(0.26) * np.sqrt(scene.chance[:, 15, None, None])
+    paper = white + np.float32(0.12) * cloud
     pencil = np.float32(0.65) + np.float32(0.3) * scene.chance[:, 7, None, None]
     return np.repeat((paper * (1 - ink * pencil))[..., None], 3, axis=-1)
 
@@ -389,7 +393,7 @@ def _painting(scene: _Scene) -> Floats:
     along = scene.u * np.cos(angle) + scene.v * np.sin(angle)
     bend = smooth(scene.noise.cloud, scene.height, scene.width) * np.float32(7)
     fine = smooth(scene.noise.fine, scene.height, scene.width)
-    brush = np.sin(along * np.float32(16) + bend) * np.float32(0.12) + (fine - 0.5) * np.float32(
+    brush = np.sin(along * np.float32(16) + bend) * np.float32(0.09) + (fine - 0.5) * np.float32(
         0.25
     )
     canvas = _backdrop(scene)
@@ -417,6 +421,8 @@ def _clipart(scene: _Scene) -> Floats:
         _over(canvas, coverage, np.clip(grey + (colour - grey) * np.float32(1.5), 0, 1))
         if role in "ma":
             _over(canvas, np.clip(np.float32(0.5) + half - np.abs(distance), 0, 1), black)
+    outline = np.abs(np.minimum.reduce(scene.distances))
+    _over(canvas, np.clip(np.float32(0.5) + half - outline, 0, 1), black)
     return canvas
 
 

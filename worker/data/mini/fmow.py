@@ -303,5 +303,5 @@ def _sensor(images: Images, years: NDArray[np.int64]) -> Images:
     contrast = np.float32(0.72) + np.float32(0.38) * age
     cast = np.array([0.05, 0.01, -0.05], dtype=np.float32) * (1 - 2 * age)
     seen = (images / np.float32(255) - np.float32(0.5)) * contrast + np.float32(0.53) + cast
-    images = np.clip(seen * 255, 0, 255).astype(np.uint8)
-    return images
+    np.clip(seen * 255, 0, 255, out=seen)
+    return seen.astype(np.uint8)

@@ -70,6 +70,15 @@ def _made_with(folder: Path) -> dict[str, object]:
     return made_with if isinstance(made_with, dict) else {}
 
 
+def count_images(folder: Path) -> int:
+    """Images in a miniature: its files, or, where they lie in batches, what its marker says."""
+    files = sum(path.suffix.lower() in (".jpg", ".jpeg", ".png") for path in folder.rglob("*"))
+    if files:
+        return files
+    marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    return sum(int(marker[part]) for part in ("train", "val", "test"))
+
+
 def _swap(building: Path, folder: Path) -> None:
     """Rename `building` to `folder`, moving an older miniature out of the way first."""
     if folder.exists():

@@ -27,13 +27,16 @@ from worker.data.mini.waterbirds import WATERBIRDS_FOLDER
 Picture = Callable[[], Image.Image]
 """Opens one image: a sheet opens only those that it shows."""
 
+Row = tuple[str, Sequence["Picture | None"]]
+"""A title and the cells."""
+
 
 @dataclass(frozen=True)
 class Block:
     """A table of pictures; a cell without one stays empty."""
 
     columns: Sequence[str]
-    rows: Sequence[tuple[str, Sequence[Picture | None]]]
+    rows: Sequence[Row]
 
 
 _MARGIN, _GAP, _ROW_TITLE, _COLUMN_TITLE = 12, 4, 150, 34
@@ -146,11 +149,11 @@ def _first(cells: Iterable[Picture], count: int) -> list[Picture | None]:
 
 def _living17(folder: Path) -> list[Block]:
     classes = subclasses()
-    rows = []
+    rows: list[Row] = []
     names = ("source, first subclass", "source, second", "target, first", "target, second")
     for which, name in enumerate(names):
         for part in ("train", "val") if which < 2 else ("val",):
-            cells = []
+            cells: list[Picture | None] = []
             for row in classes[which::4]:
                 found = sorted((folder / part / row["wnid"]).glob("*.JPEG"))
                 cells += _first(map(_file, found), 1)
@@ -180,7 +183,7 @@ def _domainnet(folder: Path) -> list[Block]:
     names = class_names()
     wanted = [("sketch", "train", "train"), ("sketch", "test", "ID"), ("real", "test", "OOD")]
     wanted += [(domain, "test", "OOD") for domain in list(STYLES)[2:]]
-    rows = []
+    rows: list[Row] = []
     for domain, part, use in wanted:
         lines = (folder / "SENTRY_splits" / f"{domain}_{part}_mini.txt").read_text().splitlines()
         first: dict[int, Path] = {}
@@ -210,18 +213,18 @@ def _fmow(folder: Path) -> list[Block]:
         ("2013-2015", "2013", "2016"),
         ("from 2016", "2016", "9"),
     ]
-    regions = []
+    regions: list[Row] = []
     for region in dict.fromkeys(name for _, name, _ in shown):
         cells: list[Picture | None] = []
         for _, first, last in periods:
-            rows = [
+            members = [
                 r for r, name, line in shown if name == region and first <= line["timestamp"] < last
             ]
-            cells += _first(map(picture, rows), 5)
+            cells += _first(map(picture, members), 5)
         regions.append((region, cells))
     columns = [name for name, _, _ in periods for _ in range(5)]
 
-    rows = []
+    rows: list[Row] = []
     for title, split, first, last, africa in (
         ("train: not Africa", "train", "0000", "2013", False),
         ("ID: id_val", "val", "0000", "2013", None),
@@ -239,7 +242,7 @@ def _fmow(folder: Path) -> list[Block]:
 def _camelyon17(folder: Path) -> list[Block]:
     table = _table(folder / "metadata.csv")
     use = {"1": "OOD val", "2": "OOD test"}
-    rows = []
+    rows: list[Row] = []
     for center in sorted({row["center"] for row in table}):
         cells: list[Picture | None] = []
         for tumour in ("0", "1"):
@@ -263,7 +266,7 @@ def _cifar10(folder: Path) -> list[Block]:
         return lambda: Image.fromarray(pixels.reshape(3, 32, 32).transpose(1, 2, 0))
 
     names = [name.decode() for name in unpickled("batches.meta")[b"label_names"]]
-    rows = []
+    rows: list[Row] = []
     for part in [f"data_batch_{number + 1}" for number in range(BATCHES)] + ["test_batch"]:
         batch = unpickled(part)
         labels = np.array(batch[b"labels"])
