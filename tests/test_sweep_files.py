@@ -95,11 +95,27 @@ BAD = {
     "unknown field of resources": Bad(
         written(resources="{gpu: 1}"), "5: resources.gpu:", 'did you mean "gpus"?'
     ),
+    "a big model on small images": Bad(
+        written(models="[clip_vit_b16]", datasets="[waterbirds, mini_fmow]"),
+        "3: datasets[1]:",
+        "clip_vit_b16 takes images of 224 pixels and mini_fmow gives 32",
+    ),
+    "tf32 without a GPU": Bad(
+        written(precision="tf32"), "5: precision:", "needs a GPU; set `resources: {gpus: 1}`"
+    ),
+    "unknown precision": Bad(written(precision="fp16"), "5: precision:", "'bf16'"),
+    "keep what": Bad(written(keep="worst"), "5: keep:", "'best'"),
+    "no images": Bad(written(images_per_split="0"), "5: images_per_split:", "at least 1"),
+    "other weights kept for the same run": Bad(
+        BLOCKS + "methods: [sgd]\ngrids:\n  - {}\n  - {keep: best}\n",
+        "7: grids[1].keep:",
+        "other keep; agree",
+    ),
     "unknown model": Bad(
         written(models="[tiny_bit, tiny_vti]"), "2: models[1]:", 'did you mean "tiny_vit"?'
     ),
     "unknown model, far from any": Bad(
-        written(models="[zzz]"), "2: models[0]:", "known: bit_r101_in21k, bit_r50_in21k, "
+        written(models="[zzz]"), "2: models[0]:", "known: bit_r101_in21k, bit_r50_adamw, "
     ),
     "unknown dataset": Bad(
         written(datasets="[digit]"), "3: datasets[0]:", 'did you mean "digits"?'
@@ -381,9 +397,12 @@ def products(draw: st.DrawFn) -> dict[str, list[str]]:
     def some(names: list[str]) -> list[str]:
         return draw(st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True))
 
+    models = some(list(MODELS))
+    big = any(MODELS[name].published for name in models)
+    fit = [name for name in BENCHMARKS if not big or DATASETS[name].side in (None, 224)]
     return {
-        "models": some(list(MODELS)),
-        "datasets": some(BENCHMARKS),
+        "models": models,
+        "datasets": some(fit),
         "methods": some(list(METHODS)),
         "learning_rates": some(list(SPELLINGS)),
         "seeds": some([str(seed) for seed in range(5)]),
