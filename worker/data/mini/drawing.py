@@ -284,7 +284,7 @@ class _Scene:
 def smooth(values: Floats, height: int, width: int) -> Floats:
     """Random grids `(n, a, b)` as smooth fields `(n, height, width)`."""
     rows, columns = _weights(values.shape[1], height), _weights(values.shape[2], width)
-    field: Floats = rows @ values @ columns.T
+    field: Floats = np.matmul(np.matmul(rows, values), columns.T)
     return field
 
 
