@@ -42,10 +42,8 @@ def _missing(to_do: list[Run], states: dict[str, State], folders: Folders) -> It
         if find(MODELS[name], folders.weights) is None:
             yield f'model "{name}": its weights are not here; {remedy(MODELS[name])}'
     for name in dict.fromkeys(run.dataset for run in to_do):
-        dataset = DATASETS[name]
-        if missing := dataset.missing(folders.data):
-            more = f" (nor are {len(missing) - 1} more)" if len(missing) > 1 else ""
-            yield f'dataset "{name}": {missing[0]} is not there{more}; get it: {dataset.remedy}'
+        if absence := DATASETS[name].absence(folders.data):
+            yield f'dataset "{name}": {absence}'
     for need in dict.fromkeys(need for run in to_do for need in run.needs):
         path = folders.runs / need / ARTIFACT
         if states.get(need) == "done" and not path.is_file():

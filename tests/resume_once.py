@@ -1,8 +1,8 @@
 """A plugin that stops every run after its first epoch once, and looks at its weights at the end.
 
 `orch --plugin tests/resume_once.py launch …`: the first attempt yields `Paused` when the first
-epoch's checkpoint is on disk; the engine gives the run to another attempt, which resumes. Beside the
-checkpoint a report says which tensors differ from the initial ones (built again from the seed).
+epoch's checkpoint is on disk; the engine gives the run to another attempt, which resumes. Then a
+report in the run's folder says which tensors differ from the initial ones, built anew by seed.
 """
 
 from __future__ import annotations

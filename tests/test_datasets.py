@@ -204,7 +204,7 @@ def test_a_whole_dataset_is_ok(root: Path, name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_missing_files_are_named_with_their_remedy(tmp_path: Path, name: str) -> None:
     refused(tmp_path, name, str(tmp_path / DATASETS[name].folder), DATASETS[name].remedy)
-    with pytest.raises(MissingInputs, match="is missing"):
+    with pytest.raises(MissingInputs, match="not there; get it"):
         images.load(name, tmp_path)
 
 

@@ -165,7 +165,7 @@ def test_evaluate_refuses_what_does_not_fit(tmp_path: Path) -> None:
     run = digits(epochs=1)
     finished(run, tmp_path / "runs", "last")
     context = worker.Context(data=tmp_path, runs=tmp_path / "runs")
-    with pytest.raises(SpecError, match="10 classes of digits.*mini_waterbirds has 2"):
+    with pytest.raises(SpecError, match=r"10 classes of digits.*mini_waterbirds has 2"):
         kept.evaluate_on(run.id, "mini_waterbirds", (), context)
     with pytest.raises(SpecError, match='no split "odd"; did you mean "ood"'):
         kept.evaluate_on(run.id, "digits", ("odd",), context)

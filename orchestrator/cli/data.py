@@ -59,12 +59,13 @@ def data_list(settings: Settings, style: str, as_json: bool) -> None:
                 "out-of-distribution": next((s.source for s in d.splits if s.name == "ood"), None),
                 "pixels": d.side,
                 "files": presence,
-                "get it": d.remedy if presence == "missing" else None,
             }
             for d, presence in found
         ],
         right=("classes", "epochs", "pixels"),
     )
+    if any(presence == "missing" for _, presence in found):
+        click.echo("Of a missing one, `orch data check NAME` says what to get, and where.")
 
 
 def _presence(root: Path, name: str) -> str:

@@ -109,6 +109,14 @@ class Dataset:
         folder = data / self.folder
         return [folder / name for name in self.requires if not (folder / name).exists()]
 
+    def absence(self, data: Path) -> str | None:
+        """What is missing and how to get it, as a sentence; None where all is there."""
+        missing = self.missing(data)
+        if not missing:
+            return None
+        are = f"and {len(missing) - 1} more are" if len(missing) > 1 else "is"
+        return f"{missing[0]} {are} not there; get it: {self.remedy}"
+
     def split_names(self, *, auxiliary: bool) -> tuple[str, ...]:
         """The auxiliary splits, or those that every epoch evaluates."""
         return tuple(s.name for s in self.splits if s.auxiliary == auxiliary)

@@ -51,10 +51,8 @@ def check(
 ) -> Generator[tuple[int, int], None, Report]:
     """Look a dataset over, yielding (images opened, images to open); returns the report."""
     entry = DATASETS.find(dataset)
-    if entry.missing(data):
-        first, *others = entry.missing(data)
-        more = f" (nor are {len(others)} more)" if others else ""
-        return Report(dataset, (), (f"{first} is not there{more}; get it: {entry.remedy}",))
+    if absence := entry.absence(data):
+        return Report(dataset, (), (absence,))
     try:
         if entry.source is None:
             return _generated(dataset, data)

@@ -104,8 +104,8 @@ def source(dataset: str, data: Path) -> Source:
     Raises `MissingInputs` where a file that it cannot do without is missing or says nonsense.
     """
     entry = DATASETS.find(dataset)
-    if missing := entry.missing(data):
-        raise MissingInputs(f"{dataset}: {missing[0]} is missing; get it with: {entry.remedy}")
+    if absence := entry.absence(data):
+        raise MissingInputs(f"{dataset}: {absence}")
     if entry.source is None:
         raise MissingInputs(f'dataset "{dataset}" is not read from image files.')
     found = resolve(entry.source)(entry, data)
