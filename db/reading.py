@@ -89,7 +89,15 @@ class Reader:
         """The runs of a sweep in its order, or all in the order they were registered."""
         attempt = ATTEMPTS.alias()
         query: sa.Select[Any] = (
-            sa.select(RUNS.c.content, RUNS.c.key, RUNS.c.state, RUNS.c.fence, attempt.c.error)
+            sa.select(
+                RUNS.c.content,
+                RUNS.c.key,
+                RUNS.c.state,
+                RUNS.c.fence,
+                attempt.c.error,
+                RUNS.c.data_fingerprint,
+                RUNS.c.weights_sha256,
+            )
             .outerjoin(
                 attempt, (attempt.c.run_key == RUNS.c.key) & (attempt.c.number == RUNS.c.fence)
             )
@@ -113,9 +121,15 @@ class Reader:
         with self.read() as connection:
             return [
                 StoredRun(
-                    Run.from_content(json.loads(content)), key, state, fence, error, bool(asked)
+                    Run.from_content(json.loads(content)),
+                    key,
+                    state,
+                    fence,
+                    error,
+                    bool(asked),
+                    *inputs,
                 )
-                for content, key, state, fence, error, asked in connection.execute(query)
+                for content, key, state, fence, error, *inputs, asked in connection.execute(query)
             ]
 
     def find_run(self, prefix: str) -> StoredRun:

@@ -204,6 +204,10 @@ class StoredRun:
     """Of the last attempt."""
     requested: bool = True
     """False for what other runs need (pretraining)."""
+    data_fingerprint: str | None = None
+    """Of the data that its first attempt trained on."""
+    weights_sha256: str | None = None
+    """Of the weights that training starts from; empty: random ones."""
 
     @property
     def id(self) -> str:

@@ -18,11 +18,13 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from conftest import ROOT, TOYS
+from conftest import ROOT, TOYS, a_history
 from db.reading import Reader
+from db.records import Provenance
+from db.store import Store
 from orchestrator import sweep as sweeps
 from orchestrator.cli import main
-from worker.data import DATASETS
+from worker.data import DATASETS, MINIATURE
 
 
 def _reference() -> Iterator[tuple[str, click.Command]]:
@@ -132,8 +134,6 @@ def test_a_store_that_cannot_be_read_is_named(tmp_path: Path, words: list[str]) 
     text.write_text("no database at all, just words\n" * 40)
     refused(invoke("--store", text, *words), str(text), "is not a database", "--store")
     newer = tmp_path / "newer.db"
-    from db.store import Store
-
     Store.open(str(newer), create=True)
     with contextlib.closing(sqlite3.connect(newer)) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
@@ -159,8 +159,6 @@ def test_an_unwritable_runs_folder(tmp_path: Path) -> None:
 
 
 def test_names_that_do_not_exist(tmp_path: Path) -> None:
-    from db.store import Store
-
     store = tmp_path / "orch.db"
     Store.open(str(store), create=True)
     refused(invoke("--store", store, "report", "--table", "oood"), "no table", "ood, id")
@@ -232,3 +230,25 @@ def test_ctrl_c_in_a_terminal_stops_a_launch_in_order(tmp_path: Path) -> None:
     assert "Go on with: orch launch" in seen
     states = {s.state for s in Reader.open(str(tmp_path / "orch.db")).runs()}
     assert states == {"done", "pending"}
+
+
+def test_real_names_on_miniature_data_are_told_of(tmp_path: Path, store: Store) -> None:
+    """A run that trained on a stand-in is done; nobody may take its numbers for the real ones."""
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "name: s\nmodels: [bit_r50_in21k]\ndatasets: [waterbirds]\nmethods: [sgd]\n"
+        "learning_rates: [1e-3]\nweights: random\n"
+    )
+    (run,) = sweeps.load(path).requested
+    store.register("s", path.read_text(), [run], {run.id})
+    (stored,) = store.runs()
+    claim = store.claim(stored.key, store.enlist())
+    assert claim is not None
+    store.start(claim, [], Provenance(data_fingerprint=f"{MINIATURE}0123", weights_sha256=""), None)
+    store.finish(claim, a_history(run))
+    result = invoke("--store", tmp_path / "orch.db", "launch", path)
+    assert result.exit_code == 0, result.output
+    assert "1 run of this sweep had miniature data for waterbirds" in result.output
+    shown = invoke("--store", tmp_path / "orch.db", "runs", "show", run.id)
+    assert f"data {MINIATURE}0123" in shown.output
+    assert "random weights" in shown.output

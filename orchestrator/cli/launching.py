@@ -16,6 +16,7 @@ from orchestrator import sweep as sweeps
 from orchestrator.cli import INTERRUPTED, Settings
 from orchestrator.cli.show import duration, format_option, plural, print_json, table
 from orchestrator.planning import Plan, plan
+from worker.data import DATASETS, MINIATURE
 
 if TYPE_CHECKING:
     from db.store import Store
@@ -166,6 +167,7 @@ def _launch(
 
     store = Store.open(settings.store, create=True)
     _register(store, sweep)
+    _note_miniatures(store, sweep.name)
     click.echo(_summary(found))
     if not to_do:
         click.echo("Nothing is left to train.")
@@ -182,6 +184,22 @@ def _register(store: Store, sweep: sweeps.Sweep) -> None:
         click.echo(
             f'note: "{sweep.name}" asked for {plural(len(dropped), "run")} that this file does not '
             "name; they are kept, and not in its tables. Another `name:` keeps both sweeps."
+        )
+
+
+def _note_miniatures(store: Store, name: str) -> None:
+    """Tell of runs of a real dataset's name that trained on a miniature's files."""
+    found = [
+        stored
+        for stored in store.runs(name)
+        if (stored.data_fingerprint or "").startswith(MINIATURE)
+        and DATASETS[stored.run.dataset].images
+    ]
+    if found:
+        names = ", ".join(dict.fromkeys(stored.run.dataset for stored in found))
+        click.echo(
+            f"note: {plural(len(found), 'run')} of this sweep had miniature data for {names}; for "
+            "the real data name another --store."
         )
 
 

@@ -87,6 +87,8 @@ def _as_json(stored: StoredRun) -> dict[str, Any]:
         "state": stored.state,
         "attempts": stored.attempts,
         "error": stored.error,
+        "data_fingerprint": stored.data_fingerprint,
+        "weights_sha256": stored.weights_sha256,
     }
 
 
@@ -117,6 +119,10 @@ def runs_show(settings: Settings, run_id: str, style: str, as_json: bool) -> Non
     click.echo(f"{stored.id}  {stored.state}  {stored.run}")
     for name, value in stored.run.content().items():
         click.echo(f"  {name}: {value}")
+    if stored.data_fingerprint:
+        weights = stored.weights_sha256
+        click.echo(f"data {stored.data_fingerprint}")
+        click.echo(f"starts from weights with SHA-256 {weights}" if weights else "random weights")
     for one in attempts:
         click.echo("\n".join(_attempt_lines(one)))
     click.echo()

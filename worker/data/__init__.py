@@ -17,6 +17,8 @@ from worker.catalog import Catalog
 
 MINI_SIDE = 32
 """Side in pixels of the images that the tiny models train on."""
+MINIATURE = "miniature-"
+"""How the fingerprint of generated data begins, which stands in for a real dataset's."""
 DOMAINNET_TESTS = {"id": "sketch", "ood": "real", "painting": "painting", "clipart": "clipart"}
 """The domain whose test list is each split."""
 

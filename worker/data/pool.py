@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from db.errors import MissingInputs
+from worker.data import MINIATURE
 from worker.data.mini import MARKER
 
 
@@ -80,7 +81,7 @@ class Source:
             seen.update(f"{name} {part.pool.fingerprint}\n".encode())
             for values in (part.rows, part.labels, part.groups):
                 seen.update(values.to(torch.int64).numpy().tobytes())
-        prefix = "miniature-" if self.miniature else ""
+        prefix = MINIATURE if self.miniature else ""
         return prefix + seen.hexdigest()
 
 
