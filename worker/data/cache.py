@@ -130,6 +130,8 @@ def _damage(place: Path) -> str | None:
             return f"{INDEX} is not as it was written"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
     except (ValueError, KeyError, TypeError):
         return f"{META} is not as it was written"
     return None
@@ -706,17 +708,19 @@ class _Memory:
         return taken
 
     def _find(self, size: int) -> NDArray[np.float32] | None:
-        with self._lock:
+        if not self._lock.acquire(blocking=False):
+            return None  # rather than wait: a fork may have copied a lock whose holder it did not
+        try:
             while self._returned:
                 self._idle.append(self._returned.popleft())
-            found = None
-            for number, block in enumerate(self._idle):
-                if size <= block.size <= 4 * size:
-                    found = self._idle.pop(number)
-                    break
+            fitting = (n for n, b in enumerate(self._idle) if size <= b.size <= 4 * size)
+            number = next(fitting, None)
+            found = None if number is None else self._idle.pop(number)
             while sum(block.nbytes for block in self._idle) > self._limit:
                 self._idle.pop(0)
             return found
+        finally:
+            self._lock.release()
 
 
 _memory = _Memory(IDLE_BYTES)

@@ -13,7 +13,9 @@ from torch import Tensor
 from worker.data.images import Batch
 
 
-def prefetch(batch: Batch, indices: Iterable[Tensor], threads: int) -> Generator[Tensor, None, None]:
+def prefetch(
+    batch: Batch, indices: Iterable[Tensor], threads: int
+) -> Generator[Tensor, None, None]:
     """The batches in their order, at most 2 × `threads` of them ahead of the consumer.
 
     An error appears where its batch would have. With `threads` 0 nothing is made ahead. A consumer
@@ -66,6 +68,7 @@ def _one_torch_thread_each(pool: ThreadPoolExecutor, threads: int) -> None:
     barrier = threading.Barrier(threads)
 
     def settle() -> None:
+        torch.get_num_threads()  # a thread's first question to torch sets it back to the common one
         torch.set_num_threads(1)
         barrier.wait()  # keeps this thread busy until the others are there as well
 

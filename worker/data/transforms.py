@@ -18,10 +18,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import (  # type: ignore[import-untyped]
-    InterpolationMode,
-    functional,
-)
+from torchvision.transforms import InterpolationMode, functional
 
 from db.errors import MissingInputs
 from worker.data import Transform
