@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: demo test check slow setup docs constraints clean
 
 demo: setup
-	$(BIN)/orch data make-mini
+	$(BIN)/orch data make-mini waterbirds
 	$(BIN)/orch launch sweeps/demo.yaml
 	$(BIN)/orch report --sweep demo --table ood --table id
 

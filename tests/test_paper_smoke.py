@@ -1,4 +1,4 @@
-"""The paper's real architectures on its real layouts, through the engine: slow, and no number counts.
+"""The paper's real architectures on its real layouts, through the engine; no number counts.
 
 `sweeps/paper_smoke.yaml` runs unchanged, on miniature files of 224 pixels, with a plugin that stops
 each run once after its first epoch and compares its last weights with its first.

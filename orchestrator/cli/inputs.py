@@ -4,32 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Generator, Iterable
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Callable, Generator
+from typing import Any
 
 import click
 
 from db.errors import MissingInputs, SpecError
-from db.records import Run
-from orchestrator import sweep as sweeps
 from orchestrator.cli import Settings
 from orchestrator.cli.data import data
+from orchestrator.cli.named import runs_named
 from orchestrator.cli.show import counting, format_option, plural, print_json, table
 from worker.data import DATASETS
-
-T = TypeVar("T")
-
-
-def runs_named(words: Iterable[str]) -> tuple[list[str], list[Run]]:
-    """Splits `NAME… | SWEEP.yaml…` into names and the runs that the sweep files ask for."""
-    names, found = [], []
-    for word in words:
-        if word.endswith((".yaml", ".yml")):
-            found += [planned.run for planned in sweeps.load(Path(word)).planned]
-        else:
-            names.append(word)
-    return names, found
 
 
 def _datasets(words: tuple[str, ...], default: Callable[[], list[str]]) -> list[str]:

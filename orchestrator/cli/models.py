@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from db.errors import MissingInputs, OrchError
-from orchestrator import sweep as sweeps
 from orchestrator.cli import Settings
+from orchestrator.cli.named import runs_named
 from orchestrator.cli.show import format_option, plural, print_json, table
 from worker.models import MODELS, Model
 from worker.models.locate import find, remedy
@@ -162,15 +162,10 @@ def models_check(
 
 def _wanted(names: Iterable[str]) -> dict[str, bool]:
     """The models asked for, and of each, whether its published weights are needed."""
-    wanted: dict[str, bool] = {}
-    for name in names or MODELS:
-        if not name.endswith((".yaml", ".yml")):
-            model = MODELS.find(name)
-            wanted[name] = model.recipe is None
-            continue
-        for planned in sweeps.load(Path(name)).planned:
-            run = planned.run
-            wanted[run.model] = wanted.get(run.model, False) or run.weights == "pretrained"
+    given, runs = runs_named(names or MODELS)
+    wanted = {name: MODELS.find(name).recipe is None for name in given}
+    for run in runs:
+        wanted[run.model] = wanted.get(run.model, False) or run.weights == "pretrained"
     return wanted
 
 
