@@ -21,11 +21,13 @@ def check(runs: Iterable[Run], states: dict[str, State], folders: Folders) -> No
         raise MissingInputs(
             "the launch cannot start; missing:\n" + "\n".join(f"  - {p}" for p in problems)
         )
-    writable(folders.runs)
+    writable(folders.runs, "--runs")
+    if folders.cache and any(DATASETS[run.dataset].source for run in to_do):
+        writable(folders.cache, "--cache")
 
 
-def writable(folder: Path) -> None:
-    """Make the --runs folder where there is none; raises `EnvironmentProblem` where it cannot."""
+def writable(folder: Path, option: str) -> None:
+    """Make the option's folder where there is none; raises `EnvironmentProblem` where it cannot."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
@@ -33,7 +35,7 @@ def writable(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise EnvironmentProblem(
-            f"--runs {folder} cannot be written ({error.strerror}); name another folder."
+            f"{option} {folder} cannot be written ({error.strerror}); name another folder."
         ) from error
 
 

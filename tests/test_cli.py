@@ -25,6 +25,7 @@ from db.store import Store
 from orchestrator import sweep as sweeps
 from orchestrator.cli import main
 from worker.data import DATASETS, MINIATURE
+from worker.data.mini import make_waterbirds
 
 
 def _reference() -> Iterator[tuple[str, click.Command]]:
@@ -156,6 +157,15 @@ def test_an_unwritable_runs_folder(tmp_path: Path) -> None:
     blocked.write_text("")
     result = invoke("--store", tmp_path / "o.db", "--runs", blocked / "runs", "launch", path)
     refused(result, "--runs", "cannot be written")
+
+
+def test_an_unwritable_cache(tmp_path: Path, sweep: Path) -> None:
+    make_waterbirds(tmp_path / "mini", train=8, val=4, test=4)
+    (tmp_path / "file").write_text("")
+    where = ["--store", tmp_path / "x.db", "--data", tmp_path, "--runs", tmp_path / "r"]
+    result = invoke(*where, "--cache", tmp_path / "file" / "cache", "launch", sweep)
+    refused(result, "--cache", "cannot be written")
+    assert not (tmp_path / "x.db").exists()
 
 
 def test_names_that_do_not_exist(tmp_path: Path) -> None:
