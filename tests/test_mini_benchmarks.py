@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
-from worker.data.wilds_sets import open_wilds
 
 from conftest import ROOT
 from orchestrator.cli import main
@@ -24,6 +23,7 @@ from worker.data.mini import BENCHMARKS, MARKER, contact_sheet, count_images
 from worker.data.mini.domainnet import class_names
 from worker.data.mini.figures import PLACES, THINGS, template
 from worker.data.mini.living17 import subclasses
+from worker.data.wilds_sets import open_wilds
 
 COUNTS: dict[str, int] = {"train": 96, "val": 48, "test": 80}
 
