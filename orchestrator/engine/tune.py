@@ -6,9 +6,12 @@ process. Importing this module imports Ray.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +29,8 @@ from worker.catalog import load_plugins
 from worker.events import to_json
 
 SESSIONS: dict[str, Session] = {}
+LARGE_PROCESS = 1 << 30
+"""Bytes: torch, timm and a tiny model with its data take about half of it."""
 TASK, MESSAGE, NUMBER = "task", "message", "number"
 
 
@@ -148,10 +153,32 @@ def _without_last_epoch(run: Run, events: Iterator[worker.Event]) -> Iterator[wo
 
 def _leave_nothing_behind(on_gpu: bool) -> None:
     """The actor is reused: the next run must find the memory free."""
-    if not on_gpu:
-        return  # the CPU allocator gives back by itself; a collection costs 50 ms a run
-    import torch
+    large = resident_bytes() > LARGE_PROCESS
+    if on_gpu or large:  # a collection costs 50 ms: tiny runs go without
+        gc.collect()
+    if large:
+        give_back()
+    if on_gpu:
+        import torch
 
-    gc.collect()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def resident_bytes() -> int:
+    """Memory that this process occupies; 0 where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def give_back() -> None:
+    """Have the C library return what it holds free.
+
+    It keeps blocks of up to 32 MB for later, and a big model's weights are such blocks: without
+    this, runs of a ViT-L/14 occupied 19 GB of a machine one after the other, with it 9.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)

@@ -66,10 +66,15 @@ def _source(
     groups: tuple[str, ...],
     group_of: Tensor,
 ) -> Source:
-    """Parts by role as rows of the dataset; `group_of` (N,) are indices into `groups`."""
+    """Parts by role as rows of the dataset; `group_of` (N,) are indices into `groups`.
+
+    Only rows of a part are looked at: FMoW's metadata names many images that are in none.
+    """
     folder = Path(dataset.data_dir)
     listed_in = "rgb_metadata.csv" if dataset.dataset_name == "fmow" else "metadata.csv"
-    labels = torch.as_tensor(dataset.y_array).long()
+    used = np.unique(np.concatenate(list(parts.values())))
+    files = [files[row] for row in used]
+    labels, group_of = torch.as_tensor(dataset.y_array).long()[used], group_of[used]
     wrong = torch.nonzero((labels < 0) | (labels >= entry.classes)).flatten()
     if len(wrong):
         raise MissingInputs(
@@ -82,13 +87,13 @@ def _source(
                 f"{folder / listed_in} has no images for split `{split}`; fetch it again."
             )
     pool = files_pool(entry.id, folder, files, listed_in)
+    found = {
+        split: _part(pool, np.searchsorted(used, rows), labels, group_of)
+        for split, rows in parts.items()
+    }
     return Source(
-        train=_part(pool, parts["train"], labels, group_of),
-        splits={
-            split: _part(pool, rows, labels, group_of)
-            for split, rows in parts.items()
-            if split != "train"
-        },
+        train=found.pop("train"),
+        splits=found,
         groups=groups,
         miniature=is_miniature(folder),
     )
