@@ -42,6 +42,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from db.errors import EnvironmentProblem, MissingInputs
+from worker.checkpoint import sync
 from worker.data import Transform
 from worker.data.images import Batch, Images
 from worker.data.pool import Part, Pool
@@ -238,11 +239,11 @@ def _build(
         yield from _write_pixels(pool, transform, partial / PIXELS, workers, threads, index)
         _describe(pool, transform, partial, index)
         written = (partial / PIXELS, partial / INDEX, partial / META, partial)
-        for synced in [workers.submit(_sync, path) for path in written]:
+        for synced in [workers.submit(sync, path) for path in written]:
             yield from _patiently(synced, len(pool), len(pool))
         shutil.rmtree(place, ignore_errors=True)
         partial.rename(place)
-        _sync(place.parent)
+        sync(place.parent)
         yield len(pool), len(pool)
     except OSError as error:
         if error.errno not in _FULL:
@@ -329,14 +330,6 @@ def _describe(pool: Pool, transform: Transform, partial: Path, index: NDArray[np
         f"{features.version('libjpeg_turbo')}",
     }
     (partial / META).write_text(json.dumps(meta, indent=2) + "\n")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def estimate(pool: Pool, transform: Transform) -> int:
