@@ -4,10 +4,10 @@
     python benchmarks/gpu_epoch.py --data smoke/mini
 
 `orch` is `worker.run`: its cache and loader threads, deterministic kernels, without the checkpoint.
-`plain` is what one writes first: PIL and torchvision in a torch DataLoader with as many workers, the
-same optimizer, batches and micro-batches, torch's default kernels. Both train from random weights.
-Each figure is of the last of two epochs, so that loading and filling caches are over. Rounds
-alternate; printed are medians, and the median of a round's ratios.
+`plain` is what one writes first: PIL and torchvision in a torch DataLoader with as many workers,
+the same optimizer, batches and micro-batches, torch's default kernels. Both train from random
+weights. Each figure is of the last of two epochs, so that loading and filling caches are over.
+Rounds alternate; printed are medians, and the median of a round's ratios.
 """
 
 from __future__ import annotations

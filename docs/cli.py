@@ -13,7 +13,8 @@ HEAD = """# Commands
 Made by `make docs` from the commands' own help.
 
 Exit codes: 0 done, 1 some runs failed, 2 bad input or environment, 130 interrupted. Every shared
-option is also an environment variable: `ORCH_STORE`, `ORCH_DATA`, `ORCH_RUNS`, `ORCH_PLUGINS`.
+option is also an environment variable: `ORCH_STORE`, `ORCH_DATA`, `ORCH_RUNS`, `ORCH_CACHE`,
+`ORCH_WEIGHTS`, `ORCH_PLUGINS`.
 """
 
 
@@ -29,7 +30,13 @@ def render() -> str:
     """The whole reference as Markdown."""
     parts = [HEAD]
     for name, command in commands(main, ("orch",)):
-        context = click.Context(command, info_name=name, terminal_width=100, max_content_width=100)
+        context = click.Context(
+            command,
+            info_name=name,
+            terminal_width=100,
+            max_content_width=100,
+            **main.context_settings,
+        )
         parts.append(f"## {name}\n\n```text\n{command.get_help(context)}\n```\n")
     return "\n".join(parts)
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from db.errors import StoreMissing
-from db.records import FINAL_STATES, Run, State
+from db.records import FINAL_STATES, Run, State, StoredRun
 from orchestrator.sweep import Planned
+from worker.data import DATASETS, MINIATURE
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,12 @@ class Plan:
             cell = (model, dataset, method)
             row[method] = f"{done[cell]}/{counts[cell]}"
         return list(rows.values())
+
+
+def on_miniature(stored: StoredRun) -> bool:
+    """Whether a run of a real dataset's name trained on a miniature of it."""
+    made = (stored.data_fingerprint or "").startswith(MINIATURE)
+    return made and bool(DATASETS[stored.run.dataset].images)
 
 
 def plan(name: str, planned: Iterable[Planned], store: str) -> Plan:

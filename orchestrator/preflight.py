@@ -22,8 +22,10 @@ def check(runs: Iterable[Run], states: dict[str, State], folders: Folders) -> No
             "the launch cannot start; missing:\n" + "\n".join(f"  - {p}" for p in problems)
         )
     writable(folders.runs, "--runs")
-    if folders.cache and any(DATASETS[run.dataset].source for run in to_do):
-        writable(folders.cache, "--cache")
+    cache = folders.cache
+    reads_files = any(DATASETS[run.dataset].source for run in to_do)
+    if cache and reads_files and not (cache.is_dir() and any(cache.iterdir())):
+        writable(cache, "--cache")  # one that is filled may be for reading only
 
 
 def writable(folder: Path, option: str) -> None:
@@ -40,6 +42,8 @@ def writable(folder: Path, option: str) -> None:
 
 
 def _missing(to_do: list[Run], states: dict[str, State], folders: Folders) -> Iterator[str]:
+    if folders.weights and not folders.weights.is_dir():
+        yield f"--weights {folders.weights} is not a folder; name the one that holds the weights."
     for name in dict.fromkeys(run.model for run in to_do if run.weights == "pretrained"):
         if find(MODELS[name], folders.weights) is None:
             yield f'model "{name}": its weights are not here; {remedy(MODELS[name])}'

@@ -28,6 +28,8 @@ class Lines:
         self.training_since: float | None = None
         """When the first run started: until then workers only import torch."""
         self.latest: dict[str, EpochRecord] = {}
+        self.decoding: dict[str, str] = {}
+        """Of runs whose images are being decoded into the cache, how far that is."""
         self._claimed: dict[str, float] = {}
         self._told: dict[str, float] = {}
 
@@ -52,11 +54,15 @@ class Lines:
         match event:
             case Started():
                 self._claimed[run_id] = time.monotonic()
+                self.decoding.pop(run_id, None)
                 self.training_since = self.training_since or time.monotonic()
                 if event.resumed_from is not None:
                     self.line(f"resumed {claim.run} after epoch {event.resumed_from}")
             case Epoch():
                 self.latest[run_id] = event.record
+            case Progress() if event.epoch == 0:
+                decoded = f"decoding images, {event.step:,} of {event.steps:,}"
+                self.decoding[run_id] = decoded
             case Finished() | Diverged() if event.history:
                 self.latest[run_id] = event.history[-1]
         long_silent = time.monotonic() - self._told[run_id] > SIGN_OF_LIFE
@@ -82,7 +88,7 @@ class Lines:
         """`epoch 3/6, id 91.2, ood 74.0`, as of the newest epoch."""
         record = self.latest.get(claim.run.id)
         if record is None:
-            return "starting"
+            return self.decoding.get(claim.run.id, "starting")
         shares = (f"{s} {percent(record.headline(s))}" for s in claim.run.evaluate)
         return f"epoch {record.epoch}/{claim.run.epochs}, " + ", ".join(shares)
 

@@ -35,7 +35,11 @@ def finetune(run: Run, context: Context) -> Iterator[Event]:
 
 
 def compare(model, run: Run, context: Context) -> dict[str, list[str]]:  # type: ignore[no-untyped-def]
-    """Names of the tensors that training should have changed and did not, and the reverse."""
+    """What became of each tensor, by name.
+
+    A trainable one that is as before has to have had a gradient, too small for its rounding: behind
+    ConvNeXt's layer scale, 1e-6 at first, are such.
+    """
     import torch
 
     from worker.data import DATASETS
@@ -48,14 +52,19 @@ def compare(model, run: Run, context: Context) -> dict[str, list[str]]:  # type:
     settle(run.seed, run.threads, run.precision)
     built = build(run, DATASETS[run.dataset].classes, context.runs, context.weights)
     freeze(built.model, MODELS[run.model], METHODS[run.method])
-    found: dict[str, list[str]] = {"frozen": [], "frozen_changed": [], "trained_unchanged": []}
+    found: dict[str, list[str]] = {
+        "frozen": [], "frozen_changed": [], "changed": [], "rounded": [], "trained_unchanged": []
+    }  # fmt: skip
     now = dict(model.named_parameters())
     for name, before in built.model.named_parameters():
         same = torch.equal(before, now[name].detach().cpu())
         if not before.requires_grad:
             found["frozen"].append(name)
-        if before.requires_grad and same:
-            found["trained_unchanged"].append(name)
+        if before.requires_grad:
+            gradient = now[name].grad
+            pulled = gradient is not None and bool(gradient.abs().max() > 0)
+            sort = "changed" if not same else "rounded" if pulled else "trained_unchanged"
+            found[sort].append(name)
         if not before.requires_grad and not same:
             found["frozen_changed"].append(name)
     return found

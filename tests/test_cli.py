@@ -256,9 +256,19 @@ def test_real_names_on_miniature_data_are_told_of(tmp_path: Path, store: Store) 
     assert claim is not None
     store.start(claim, [], Provenance(data_fingerprint=f"{MINIATURE}0123", weights_sha256=""), None)
     store.finish(claim, a_history(run))
-    result = invoke("--store", tmp_path / "orch.db", "launch", path)
+    result = invoke("--store", tmp_path / "orch.db", "--data", tmp_path, "launch", path)
     assert result.exit_code == 0, result.output
     assert "1 run of this sweep had miniature data for waterbirds" in result.output
+    reported = invoke("--store", tmp_path / "orch.db", "report")
+    assert "Waterbirds (miniature)" in reported.stdout
+    assert "runs of waterbirds had miniature data" in reported.stderr
+    (tmp_path / "waterbirds_v1.0").mkdir()
+    for name in ("RELEASE_v1.0.txt", "metadata.csv"):
+        (tmp_path / "waterbirds_v1.0" / name).touch()
+    refused(
+        invoke("--store", tmp_path / "orch.db", "--data", tmp_path, "launch", path),
+        "had miniature data for waterbirds", "has the real one", "--store",
+    )  # fmt: skip
     shown = invoke("--store", tmp_path / "orch.db", "runs", "show", run.id)
     assert f"data {MINIATURE}0123" in shown.output
     assert "random weights" in shown.output

@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
 
 from db.errors import MissingInputs
-from orchestrator.cli import main
+from orchestrator.cli import main, show
 from worker.data import DATASETS, images, mini
-from worker.data.images import Loaded
+from worker.data.images import Loaded, in_memory
 from worker.data.wilds_sets import WATERBIRDS_GROUPS, open_wilds
 
 NAMES = ("living17", "waterbirds", "domainnet", "fmow", "camelyon17", "cifar10")
@@ -169,6 +171,34 @@ def _change_one_image(name: str, folder: Path) -> None:
     one.write_bytes(one.read_bytes() + b"\0")
 
 
+def test_the_fingerprint_covers_the_names_of_groups(
+    copied: Callable[[str], Path], tmp_path: Path
+) -> None:
+    mapping = copied("fmow") / "country_code_mapping.csv"
+    before = images.source("fmow", tmp_path).fingerprint()
+    images.source.cache_clear()
+    text = mapping.read_text()
+    mapping.write_text(text.replace("Europe", "x").replace("Asia", "Europe").replace("x", "Asia"))
+    assert images.source("fmow", tmp_path).fingerprint() != before
+
+
+@given(groups=st.lists(st.integers(0, 4), min_size=1, max_size=60), count=st.integers(1, 70))
+def test_a_few_images_are_of_every_group(groups: list[int], count: int) -> None:
+    whole = in_memory(
+        torch.zeros(len(groups), 1, 1, 1, dtype=torch.uint8),
+        torch.arange(len(groups)),
+        torch.tensor(groups),
+    )
+    few = Loaded(whole, {"id": whole}, tuple("abcde"), "").at_most(count).train
+    assert len(few) <= count
+    assert few.labels.tolist() == sorted(set(few.labels.tolist())), "each once, in order"
+    assert len(set(few.groups.tolist())) == min(count, len(set(groups)))
+    if count >= len(groups):
+        assert len(few) == len(groups)
+    if len(set(groups)) == 1:
+        assert len(few) == min(count, len(groups))
+
+
 # What can be wrong with the files
 
 
@@ -286,7 +316,10 @@ def test_a_split_that_is_gone(copied: Callable[[str], Path], tmp_path: Path) -> 
     refused(tmp_path, "waterbirds", str(path), "no images for split `id`")
     path = copied("living17")
     empty = next(iter((path / "val").iterdir()))
-    shutil.rmtree(empty)
+    for image in empty.iterdir():
+        image.unlink()
+    refused(tmp_path, "living17", f"{empty} holds no images")
+    empty.rmdir()
     refused(tmp_path, "living17", f"{empty} is not there")
 
 
@@ -318,6 +351,22 @@ def test_counts_are_held_against_the_published(
     refused(tmp_path, "waterbirds", "train has 80 images", "4,795")
 
 
+def test_other_counts_than_the_published_are_logged_by_a_run(
+    copied: Callable[[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (copied("waterbirds") / "MINIATURE.json").unlink()
+    images.source("waterbirds", tmp_path)
+    assert "waterbirds: train has 80 images, not the 4795 published" in caplog.text
+
+
+def test_json_is_nothing_but_json(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(show, "COUNT_SECONDS", 0.0)
+    for words in (["--json"], ["--format", "json"]):
+        result = check(root / "mini", "waterbirds", *words)
+        assert json.loads(result.stdout)[0]["ok"]
+    assert "opening images of waterbirds: " in check(root / "mini", "waterbirds").stderr
+
+
 def test_checking_nothing_says_where_to_begin(tmp_path: Path) -> None:
     result = check(tmp_path)
     assert result.exit_code == 2
@@ -335,3 +384,27 @@ def test_a_sweep_is_checked_by_its_datasets(root: Path, tmp_path: Path) -> None:
     assert "mini_waterbirds (a miniature): ok" in result.output
     assert "digits: ok" in result.output
     assert "shapes: ok" in result.output, "what pretraining needs, too"
+
+
+@pytest.mark.parametrize("name", ["waterbirds", "cifar10"])
+def test_fetching_without_a_network_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for scheme in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(scheme, "http://127.0.0.1:9")  # the port where nobody listens
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    result = CliRunner().invoke(main, ["--data", str(tmp_path), "data", "fetch", name])
+    assert result.exit_code == 2, result.output
+    assert "try again with a network" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_fetching_what_is_here_does_nothing(root: Path) -> None:
+    words = ["--data", str(root / "mini"), "data", "fetch", "fmow"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0
+    assert "orch data check fmow" in result.output
+    refusal = CliRunner().invoke(main, ["data", "fetch", "living17"])
+    assert refusal.exit_code == 2
+    assert "ImageNet 2012" in refusal.output

@@ -58,6 +58,7 @@ def looked_over(reader: Reader, runs: Path) -> list[tuple[str, str]]:
         assert all(n.startswith(MODELS[stored.run.model].embedding) for n in weights["frozen"])
         assert weights["frozen_changed"] == []
         assert weights["trained_unchanged"] == []
+        assert len(weights["changed"]) > 2 * len(weights["rounded"])
         seen.append((stored.run.model, stored.run.dataset))
     return seen
 

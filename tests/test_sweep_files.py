@@ -100,6 +100,9 @@ BAD = {
         "3: datasets[1]:",
         "clip_vit_b16 takes images of 224 pixels and mini_fmow gives 32",
     ),
+    "a big model on digits": Bad(
+        written(models="[bit_r50_in21k]"), "3: datasets[0]:", "digits gives 16; leave one of them"
+    ),
     "tf32 without a GPU": Bad(
         written(precision="tf32"), "5: precision:", "needs a GPU; set `resources: {gpus: 1}`"
     ),
@@ -589,7 +592,7 @@ def small(tmp_path: Path) -> Path:
     """2 models × 2 datasets × 2 methods × 2 rates × 2 seeds, of which one model is tiny."""
     path = tmp_path / "small.yaml"
     path.write_text(
-        "name: small\nmodels: [clip_vit_b16, tiny_vit]\ndatasets: [digits, fmow]\n"
+        "name: small\nmodels: [clip_vit_b16, tiny_vit]\ndatasets: [waterbirds, fmow]\n"
         "methods: [sgd, adamw]\nlearning_rates: [1e-3, 3e-3]\nseeds: [0, 1]\n"
     )
     return path
@@ -602,8 +605,8 @@ def small(tmp_path: Path) -> Path:
         (("model=tiny_vit",), 16, 1),
         (("model!=tiny_vit",), 16, 0),
         (("model=tiny_vit,clip_vit_b16",), 32, 1),
-        (("dataset=digits method=sgd seed=1",), 4, 1),
-        (("dataset=digits", "method=sgd", "seed=1"), 4, 1),
+        (("dataset=waterbirds method=sgd seed=1",), 4, 1),
+        (("dataset=waterbirds", "method=sgd", "seed=1"), 4, 1),
         (("learning_rate=0.001",), 16, 1),
         (("learning_rate=1.0E-3,3e-03",), 32, 1),
         (("learning_rate!=1e-3 model=clip_vit_b16",), 8, 0),
@@ -653,7 +656,7 @@ def test_a_limit_is_a_positive_number(small: Path, limit: str) -> None:
         (("=0",), "known: "),
         (("lr=0.1",), "known: "),
         (("model=tiny_vti",), 'did you mean "tiny_vit"?'),
-        (("dataset!=digit",), 'did you mean "digits"?'),
+        (("dataset!=waterbird",), 'did you mean "waterbirds"?'),
         (("method=sgd,adamww",), 'did you mean "adamw"?'),
         (("seed=0 seed=1",), "write seed=a,b"),
         (("seed=0", "seed!=1"), "seed is given twice"),

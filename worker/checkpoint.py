@@ -29,6 +29,16 @@ _TEMPORARY = ".partial-"
 CHUNK = 1 << 20
 
 
+def _usual_mode() -> int:
+    """What others may do with a new file: `mkstemp` shuts them out, and people share folders."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o666 & ~umask
+
+
+_MODE = _usual_mode()
+
+
 def file_digest(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
@@ -63,6 +73,7 @@ def write_whole(
     descriptor, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=folder)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, _MODE)
             write(file)
             file.flush()
             os.fsync(file.fileno())

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from db.errors import MissingInputs
 from db.records import Metric
 from worker.data import Split
 from worker.data.images import Images, Loaded
@@ -58,7 +59,8 @@ def count_correct(model: nn.Module, images: Images, groups: int, eye: Eye) -> tu
 def headline(split: Split, correct: Tensor, n: Tensor, train_counts: Tensor) -> Metric:
     """The one number that speaks for a split, over the groups it has images of.
 
-    `weighted_accuracy`: Σ w_g·correct_g/n_g / Σ w_g with w_g the group's training images.
+    `weighted_accuracy`: Σ w_g·correct_g/n_g / Σ w_g with w_g the group's training images; raises
+    `MissingInputs` where none of the groups was trained on.
     `worst_group_accuracy`: min over g of correct_g/n_g, with that group's counts.
     """
     present = n > 0
@@ -76,6 +78,11 @@ def headline(split: Split, correct: Tensor, n: Tensor, train_counts: Tensor) -> 
             int(correct[worst]) / int(n[worst]),
             int(correct[worst]),
             int(n[worst]),
+        )
+    if not weights.sum():
+        raise MissingInputs(
+            f"split {split.name} has images of no group that training has; take more of them "
+            "(`images_per_split`), or other data."
         )
     value = float((weights * shares).sum() / weights.sum())
     return Metric(split.name, "", split.metric, value, None, int(n.sum()))

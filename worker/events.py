@@ -52,7 +52,7 @@ class Finished:
     history: History
     artifacts: tuple[Artifact, ...] = ()
     peak_memory: int | None = None
-    """Bytes: of the accelerator where there is one, else of the process."""
+    """Bytes, of the accelerator; None on the CPU, whose memory runs share."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ a checkpoint's history calls best is on disk. A file says in its header which ru
 
 from __future__ import annotations
 
+import glob
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +30,8 @@ from worker.determinism import settle
 from worker.evaluate import Eye, batch_size, evaluate
 from worker.models import MODELS
 from worker.models.weights import new_model
+
+log = logging.getLogger(__name__)
 
 ABOUT = "orch"
 """The entry of a file's header that says whose weights they are."""
@@ -70,7 +74,7 @@ class Keeper:
         epoch that turned out to be it.
         """
         if self.keep == "none":
-            return ()
+            return ()  # what an attempt that was to keep some left goes with the checkpoints
         place = self.folder / NAMES[self.keep]
         if self.keep == "last":
             self._write(model, place.name, history[-1].epoch)
@@ -80,6 +84,12 @@ class Keeper:
             if candidate.is_file():
                 candidate.replace(place)
             elif not place.is_file() or _about(place)["epoch"] != best:
+                log.warning(
+                    "epoch %s was the best before anybody asked to keep it: no weights are kept; "
+                    "make them with: orch runs run %s --local --keep best",
+                    best,
+                    self.run.id,
+                )
                 return ()
         return (describe(place, self.keep),)
 
@@ -97,6 +107,14 @@ def _about(path: Path) -> dict[str, Any]:
     except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
         raise MissingInputs(f"{path} cannot be read ({error}); train the run again.") from error
     return about
+
+
+def whole_id(prefix: str, runs: Path) -> str:
+    """The run whose folder's name begins with `prefix`; raises `MissingInputs` for several."""
+    names = [path.name for path in runs.glob(f"{glob.escape(prefix)}*") if path.is_dir()]
+    if len(names) > 1:
+        raise MissingInputs(f'"{prefix}" begins several runs in {runs}; give more of it.')
+    return names[0] if names else prefix
 
 
 def find(run_id: str, runs: Path) -> Path:
@@ -121,6 +139,8 @@ def read(run_id: str, runs: Path) -> tuple[Run, int, nn.Module]:
     path = find(run_id, runs)
     about = _about(path)
     run = Run.from_content(about["run"])
+    if run.id != run_id:
+        raise MissingInputs(f"{path} holds the weights of run {run.id}; bring its own back.")
     model = new_model(MODELS.find(run.model), DATASETS.find(run.dataset).classes)
     try:
         model.load_state_dict(load_file(path))
@@ -136,7 +156,8 @@ def evaluate_on(
     """The epoch that a run kept, and its metrics on `splits` of a dataset, all of them where empty.
 
     Another dataset's splits are called `dataset:split`. Raises `SpecError` where the dataset has
-    other classes or other sizes of image, or no such split.
+    other classes or other sizes of image, or no such split; `MissingInputs` where the run's own
+    dataset is not the one it was trained on.
     """
     run, epoch, model = read(run_id, context.runs)
     entry, own, built = DATASETS.find(dataset), DATASETS.find(run.dataset), MODELS.find(run.model)
@@ -158,6 +179,12 @@ def evaluate_on(
     for _ in prepare(dataset, context.data, context.cache, context.loaders or 1):
         pass
     data = load_data(dataset, context.data, context.cache).at_most(run.images_per_split)
+    known = context.data_fingerprint
+    if dataset == run.dataset and known not in (None, data.fingerprint):
+        raise MissingInputs(
+            f"{dataset} under {context.data} is not what run {run_id[:8]} was trained on "
+            f"({data.fingerprint[:24]}, not {str(known)[:24]}); bring that back."
+        )
     settle(run.seed, run.threads, run.precision)
     side = built.image_size
     eye = Eye(context.device, run.precision, batch_size(side), context.loaders)
@@ -167,8 +194,8 @@ def evaluate_on(
 
 
 def load(run_id: str, runs: str | Path = "runs") -> nn.Module:
-    """The model of a finished run with the weights that it kept, on the CPU.
+    """The model of a finished run with the weights that it kept, on the CPU; the id may be short.
 
     It takes images (N, 3, side, side) in [0, 1] and returns logits (N, classes).
     """
-    return read(run_id, Path(runs))[2]
+    return read(whole_id(run_id, Path(runs)), Path(runs))[2]

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from db.errors import OrchError
+from db.errors import OrchError, SpecError
 from worker.context import Folders
 
 INTERRUPTED = 130
@@ -119,6 +119,8 @@ def main(
 
     paths = tuple(str(Path(plugin).resolve()) for plugin in plugins)
     load_plugins(paths)
+    if not cache or Path(cache).is_file():
+        raise SpecError(f'--cache "{cache}" is not a folder; name one, or none.')
     typed = click.core.ParameterSource.COMMANDLINE
     given = any(ctx.get_parameter_source(name) is typed for name in ctx.params)
     ctx.obj = Settings(

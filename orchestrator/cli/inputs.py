@@ -35,6 +35,32 @@ def _threads_option(command: Any) -> Any:
     )(command)
 
 
+@data.command("fetch")
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.pass_obj
+def data_fetch(settings: Settings, names: tuple[str, ...]) -> None:
+    """Download datasets into --data, by the libraries that know where they are.
+
+    Waterbirds, FMoW (50 GB), Camelyon17 (10 GB) through wilds, CIFAR-10 through torchvision. Of the
+    others `orch data check` says where to get them.
+
+    \b
+    Example: orch data fetch waterbirds cifar10
+    """
+    from worker.catalog import resolve
+
+    entries = [DATASETS.find(name) for name in names]
+    for entry in entries:
+        if entry.fetch is None:
+            raise SpecError(f"{entry.id} is not downloaded by orch; get it: {entry.remedy or '-'}")
+    for entry in entries:
+        if entry.absence(settings.data):
+            assert entry.fetch is not None
+            resolve(entry.fetch)(entry, settings.data)
+        place = settings.data / entry.folder
+        click.echo(f"{entry.id}: in {place}; now: orch data check {entry.id}")
+
+
 @data.command("check")
 @click.argument("words", metavar="[NAME|SWEEP.yaml]...", nargs=-1)
 @click.option("--all", "every", is_flag=True, help="Open every image, not a sample of them.")
@@ -66,11 +92,12 @@ def data_check(
         return here
 
     reports: list[Report] = []
+    quiet = as_json or style == "json"
     for name in _datasets(words, present):
         work = check(name, settings.data, every=every, threads=threads)
-        reports.append(counting(f"opening images of {name}", work, quiet=style != "text"))
+        reports.append(counting(f"opening images of {name}", work, quiet=quiet))
     broken = [report for report in reports if report.problems]
-    if as_json or style == "json":
+    if quiet:
         print_json([_as_json(report) for report in reports])
     else:
         table(
@@ -156,7 +183,7 @@ def data_cache(
             assert settings.cache is not None
             yield from prepare(dataset, settings.data, settings.cache, threads)
 
-        counting(f"decoding {name}", built(), quiet=style != "text")
+        counting(f"decoding {name}", built(), quiet=as_json or style == "json")
     entries = cache.entries(settings.cache)
     if as_json or style == "json":
         print_json([{**vars(e), "path": str(e.path)} for e in entries])
@@ -168,6 +195,7 @@ def data_cache(
                 "images": f"{e.images:,}",
                 "kept": e.what,
                 "size": f"{e.bytes / 1e6:,.1f} MB",
+                "built": e.created,
                 "folder": e.path.name,
                 "damage": e.damage,
             }

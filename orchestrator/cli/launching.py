@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,10 +16,11 @@ from orchestrator import preflight, where
 from orchestrator import sweep as sweeps
 from orchestrator.cli import INTERRUPTED, Settings
 from orchestrator.cli.show import duration, format_option, plural, print_json, table
-from orchestrator.planning import Plan, plan
-from worker.data import DATASETS, MINIATURE
+from orchestrator.planning import Plan, on_miniature, plan
+from worker.data import DATASETS
 
 if TYPE_CHECKING:
+    from db.records import Run
     from db.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -167,7 +169,7 @@ def _launch(
 
     store = Store.open(settings.store, create=True)
     _register(store, sweep)
-    _note_miniatures(store, sweep.name)
+    _heed_miniatures(store, sweep.name, to_do, settings.data)
     click.echo(_summary(found))
     if not to_do:
         click.echo("Nothing is left to train.")
@@ -187,20 +189,27 @@ def _register(store: Store, sweep: sweeps.Sweep) -> None:
         )
 
 
-def _note_miniatures(store: Store, name: str) -> None:
-    """Tell of runs of a real dataset's name that trained on a miniature's files."""
-    found = [
-        stored
-        for stored in store.runs(name)
-        if (stored.data_fingerprint or "").startswith(MINIATURE)
-        and DATASETS[stored.run.dataset].images
-    ]
-    if found:
-        names = ", ".join(dict.fromkeys(stored.run.dataset for stored in found))
-        click.echo(
-            f"note: {plural(len(found), 'run')} of this sweep had miniature data for {names}; for "
-            "the real data name another --store."
-        )
+def _heed_miniatures(store: Store, name: str, to_do: list[Run], data: Path) -> None:
+    """Tell where a miniature stands in for a real dataset.
+
+    Raises `SpecError` where the real one is here now, and runs of the sweep had a miniature: they
+    count as done, and would hide the real ones.
+    """
+    for dataset in dict.fromkeys(run.dataset for run in to_do):
+        if DATASETS[dataset].images and DATASETS[dataset].is_miniature(data):
+            click.echo(
+                f"note: {data / DATASETS[dataset].folder} is a miniature; what is trained on it "
+                f"says nothing of {DATASETS[dataset].title}."
+            )
+    had = Counter(stored.run.dataset for stored in store.runs(name) if on_miniature(stored))
+    for dataset, count in had.items():
+        entry = DATASETS[dataset]
+        if entry.absence(data) is None and not entry.is_miniature(data):
+            raise SpecError(
+                f"{plural(count, 'run')} of this sweep had miniature data for {dataset}, and "
+                f"--data {data} has the real one; give the real runs a --store of their own."
+            )
+        click.echo(f"note: {plural(count, 'run')} of this sweep had miniature data for {dataset}.")
 
 
 def _knows(store: Store, name: str) -> bool:

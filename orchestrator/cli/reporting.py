@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import click
 from db.errors import EnvironmentProblem
 from orchestrator import where
 from orchestrator.cli import Settings
+from orchestrator.planning import on_miniature
 from worker.data import DATASETS
 from worker.methods import METHODS
 from worker.models import MODELS
@@ -70,18 +72,24 @@ def report(
         for stored in reader.runs(sweep)
         if stored.requested and stored.run.kind == "finetune" and wanted.matches(stored.run)
     ]
-    built = [tables.build(one, select.cells(reader, runs, one.split), labels()) for one in declared]
+    stand_ins = {stored.run.dataset for stored in runs if on_miniature(stored)}
+    for dataset in sorted(stand_ins):
+        click.echo(f"note: runs of {dataset} had miniature data, not the real one.", err=True)
+    shown = labels(stand_ins)
+    built = [tables.build(one, select.cells(reader, runs, one.split), shown) for one in declared]
     colour = output is None and sys.stdout.isatty()
     _write(render.render(built, style, colour=colour), output)
 
 
-def labels() -> Labels:
-    """How the catalogs' entries are printed, in their order."""
+def labels(stand_ins: Collection[str] = ()) -> Labels:
+    """How the catalogs' entries are printed, in their order; `stand_ins` had miniature data."""
     from reports.tables import Labels
 
     return Labels(
         models={m.id: m.title for m in MODELS.values()},
-        datasets={d.id: d.title for d in DATASETS.values()},
+        datasets={
+            d.id: d.title + (" (miniature)" if d.id in stand_ins else "") for d in DATASETS.values()
+        },
         methods={m.id: m.title for m in METHODS.values()},
     )
 

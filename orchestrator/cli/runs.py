@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from db.errors import EnvironmentProblem, SpecError
 from db.records import Attempt, StoredRun
 from orchestrator import preflight, where
+from orchestrator import sweep as sweeps
 from orchestrator.cli import Settings
 from orchestrator.cli.show import duration, format_option, percent, plural, print_json, table
 from worker.context import Keep
+
+if TYPE_CHECKING:
+    from db.reading import Reader
 
 
 @click.group()
@@ -199,12 +204,10 @@ def runs_logs(settings: Settings, run_id: str, attempt: int | None) -> None:
 @click.option(
     "--keep",
     type=click.Choice(["none", "best", "last"]),
-    default="none",
-    show_default=True,
-    help="Whose epoch's weights to leave, as `keep` in a sweep file.",
+    help="Whose epoch's weights to leave; by default what the run's sweep says.",
 )
 @click.pass_obj
-def runs_run(settings: Settings, run_id: str, local: bool, device: str, keep: Keep) -> None:
+def runs_run(settings: Settings, run_id: str, local: bool, device: str, keep: Keep | None) -> None:
     """Train one run here, to debug it or to check it.
 
     A run that is not done is recorded like any attempt. One that is done is trained again from the
@@ -223,9 +226,9 @@ def runs_run(settings: Settings, run_id: str, local: bool, device: str, keep: Ke
 
     store = Store.open(settings.store)
     stored = store.find_run(run_id)
-    here.check_device(device)
+    here.check_device(device, stored.run.precision)
     preflight.check([stored.run], store.states(stored.run.needs), settings.folders)
-    work = here.Local(store, settings.folders, device, keep)
+    work = here.Local(store, settings.folders, device, keep or _wanted(store, stored))
     if stored.state in ("done", "diverged"):
         differences = work.repeat(stored)
         if differences:
@@ -237,32 +240,53 @@ def runs_run(settings: Settings, run_id: str, local: bool, device: str, keep: Ke
     sys.exit(1 if state == "failed" else 0)
 
 
+def _wanted(store: Reader, stored: StoredRun) -> Keep:
+    """What the sweeps that ask for the run say of its weights."""
+    for info in store.sweeps():
+        with contextlib.suppress(SpecError):  # a sweep with entries that this version lacks
+            for planned in sweeps.loads(info.yaml, info.name).planned:
+                if planned.run.id == stored.id and planned.keep != "none":
+                    return planned.keep
+    return "none"
+
+
 @click.command()
 @click.argument("run_id", metavar="RUN")
 @click.option("--dataset", required=True, help="The dataset whose splits are to be evaluated.")
 @click.option("--split", "splits", multiple=True, help="Only this one. May be repeated.")
-@click.option("--device", default="cpu", show_default=True, help="Such as cpu or cuda:0.")
+@click.option("--device", help="Such as cpu or cuda:0; by default what the run was trained on.")
+@click.option("--replace", is_flag=True, help="Store numbers that differ from those stored before.")
+@format_option
 @click.pass_obj
 def evaluate(
-    settings: Settings, run_id: str, dataset: str, splits: tuple[str, ...], device: str
+    settings: Settings,
+    run_id: str,
+    dataset: str,
+    splits: tuple[str, ...],
+    device: str | None,
+    replace: bool,
+    style: str,
+    as_json: bool,
 ) -> None:
     """Evaluate the weights that a run kept on more splits, and store what they score.
 
     The numbers join the epoch whose weights were kept (`keep: best` or `keep: last` in the sweep
-    file). Splits of another dataset are stored as DATASET:SPLIT.
+    file). Splits of another dataset are stored as DATASET:SPLIT. Splits that training evaluated are
+    compared with what it found.
 
     \b
     Example: orch evaluate 3f2a91c0 --dataset domainnet --split clipart
     """
     from db.store import Store
     from orchestrator.engine import local as here
-    from worker import Context
     from worker.kept import evaluate_on
 
     store = Store.open(settings.store)
     stored = store.find_run(run_id)
-    here.check_device(device)
-    context = Context(**vars(settings.folders), device=device)
+    device = device or here.device_of(store, stored)
+    here.check_device(device, stored.run.precision)
+    here.check_artifacts(store, stored, settings.runs)
+    context = here.context(settings.folders, device, data_fingerprint=stored.data_fingerprint)
     epoch, metrics = evaluate_on(stored.id, dataset, splits, context)
     before = {
         (m.split, m.group): m.value
@@ -271,28 +295,33 @@ def evaluate(
         for m in record.metrics
     }
     own = {*stored.run.evaluate, *stored.run.evaluate_on_improvement}
-    changed = [m for m in metrics if m.split in own and before[m.split, m.group] != m.value]
-    if changed:
+    for m in metrics:
+        known = before.get((m.split, m.group), m.value)
+        if known == m.value or (replace and m.split not in own):
+            continue
         raise EnvironmentProblem(
-            f"{changed[0].split} was {before[changed[0].split, changed[0].group]} in training and "
-            f"is {changed[0].value} here: other data, or another machine; nothing is stored."
+            f"{m.split} {m.group}".strip() + f" was {known} before and is {m.value} on {device} "
+            "here: other data, another machine or other versions; nothing is stored."
+            + ("" if m.split in own else " --replace takes the new numbers.")
         )
     store.measured_later(stored.key, epoch, [m for m in metrics if m.split not in own])
+    rows = [
+        {
+            "split": m.split,
+            "group": m.group,
+            "metric": m.metric,
+            "value": m.value,
+            "n": m.n,
+            "stored": "equals training's" if m.split in own else "yes",
+        }
+        for m in metrics
+    ]
+    if as_json or style == "json":
+        print_json({"id": stored.id, "epoch": epoch, "metrics": rows})
+        return
     click.echo(f"{stored.id}, epoch {epoch}:")
-    table(
-        [
-            {
-                "split": m.split,
-                "group": m.group,
-                "metric": m.metric,
-                "value": percent(m.value),
-                "images": m.n,
-                "stored": "equals training's" if m.split in own else "yes",
-            }
-            for m in metrics
-        ],
-        right=("value", "images"),
-    )
+    shown = [{**row, "value": percent(m.value)} for row, m in zip(rows, metrics, strict=True)]
+    table(shown, right=("value", "n"))
 
 
 COMMANDS: list[click.Command] = [runs, evaluate]

@@ -93,9 +93,9 @@ def plural(count: int, noun: str) -> str:
 def counting(title: str, work: Generator[tuple[int, int], None, T], *, quiet: bool = False) -> T:
     """Drive a generator of (done, total) to its end and return what it returns.
 
-    With a bar in a terminal, a line every few seconds in a pipe, nothing where `quiet`.
+    On stderr: a bar in a terminal, a line every few seconds elsewhere, nothing where `quiet`.
     """
-    if not quiet and sys.stdout.isatty():
+    if not quiet and sys.stderr.isatty():
         return _with_bar(title, work)
     told = time.monotonic()
     while True:
@@ -105,15 +105,16 @@ def counting(title: str, work: Generator[tuple[int, int], None, T], *, quiet: bo
             return end.value  # type: ignore[no-any-return]
         if not quiet and time.monotonic() - told > COUNT_SECONDS:
             told = time.monotonic()
-            click.echo(f"{title}: {done:,} of {total:,}")
+            click.echo(f"{title}: {done:,} of {total:,}", err=True)
 
 
 def _with_bar(title: str, work: Generator[tuple[int, int], None, T]) -> T:
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
-    with Progress(*columns, console=console(), transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=None)
         while True:
             try:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import worker
-from db.errors import EnvironmentProblem, StoreError
+from db.errors import EnvironmentProblem, MissingInputs, StoreError
+from db.reading import Reader
 from db.records import Claim, EpochRecord, Run, State, StoredRun
 from db.store import Store
 from orchestrator.engine.attempt import attempt, log_path, log_to
 from orchestrator.engine.recorder import Recorder
+from worker.checkpoint import file_digest
 from worker.context import Folders, Keep
 
 
@@ -48,16 +52,16 @@ class Local:
 
     def _train(self, claim: Claim) -> State:
         recorder, state = Recorder(self.store, self.folders.runs), None
-        context = worker.Context(
-            **vars(self.folders),
+        surroundings = context(
+            self.folders,
+            self.device,
             fence=claim.fence,
-            device=self.device,
             keep=self.keep,
             data_fingerprint=claim.data_fingerprint,
             weights_sha256=claim.weights_sha256,
         )
-        with _logged(log_path(context.folder(claim.run.id), claim.fence)):
-            for event in attempt(claim.run, context):
+        with _logged(log_path(surroundings.folder(claim.run.id), claim.fence)):
+            for event in attempt(claim.run, surroundings):
                 state = recorder.record(claim, event)
         return state or "pending"
 
@@ -77,16 +81,15 @@ class Local:
             made = end.artifacts if isinstance(end, worker.Finished) and not differences else ()
             for artifact in made:
                 place = self.folders.runs / artifact.path
-                if not place.is_file():
+                if not place.is_file() or file_digest(place) != artifact.sha256:
                     place.parent.mkdir(parents=True, exist_ok=True)
                     (scratch / artifact.path).replace(place)
                     self.store.left_later(stored.key, artifact)
         return differences
 
     def _end(self, run: Run, scratch: Path) -> worker.Finished | worker.Diverged:
-        folders = {**vars(self.folders), "runs": scratch}
-        context = worker.Context(**folders, device=self.device, keep=self.keep)
-        for event in attempt(run, context):
+        surroundings = context(self.folders, self.device, runs=scratch, keep=self.keep)
+        for event in attempt(run, surroundings):
             if isinstance(event, (worker.Finished, worker.Diverged)):
                 return event
             if isinstance(event, worker.Failed):
@@ -94,15 +97,44 @@ class Local:
         raise EnvironmentProblem("the repetition ended without a result.")
 
 
-def check_device(device: str) -> None:
-    """Raise `EnvironmentProblem` where torch has no such device."""
+def context(folders: Folders, device: str, **others: Any) -> worker.Context:
+    """The surroundings of work in this process, with the machine's cores at a GPU's service."""
+    loaders = 0 if device == "cpu" else max(1, (os.cpu_count() or 1) - 1)
+    return worker.Context(**{**vars(folders), "device": device, "loaders": loaders, **others})
+
+
+def device_of(store: Reader, stored: StoredRun) -> str:
+    """What a run's last attempt was trained on, as far as this machine has the like."""
     import torch
+
+    trained_on = [a.device for a in store.attempts(stored.key) if a.device]
+    on_gpu = bool(trained_on) and trained_on[-1] != "cpu"
+    return "cuda:0" if on_gpu and torch.cuda.is_available() else "cpu"
+
+
+def check_artifacts(store: Reader, stored: StoredRun, runs: Path) -> None:
+    """Raise `MissingInputs` where a file that a run left is not as it was left."""
+    for artifact in store.artifacts().get(stored.id, []):
+        path = runs / artifact["path"]
+        if path.is_file() and file_digest(path) != artifact["sha256"]:
+            raise MissingInputs(
+                f"{path} is not as run {stored.id[:8]} left it; make it anew with: "
+                f"orch runs run {stored.id[:8]} --local --keep {artifact['name']}"
+            )
+
+
+def check_device(device: str, precision: str) -> None:
+    """Raise `EnvironmentProblem` where torch has no such device, or it has no such precision."""
+    import torch
+
+    from worker.determinism import arithmetic
 
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise EnvironmentProblem(f"--device {device}: {reason}; use cpu or cuda:0.") from error
+    arithmetic(device, precision)
 
 
 def trained(run: Run, history: tuple[EpochRecord, ...]) -> tuple[EpochRecord, ...]:

@@ -57,8 +57,8 @@ class Recorder:
         return None
 
     def _clear(self, claim: Claim) -> None:
-        """Drop a final run's checkpoints and half-written files; logs and artifacts stay."""
+        """Drop a final run's checkpoints and unfinished files; logs and artifacts stay."""
         folder = self.runs / claim.run.id
-        for pattern in ("checkpoint-*.pt", ".partial-*"):
+        for pattern in ("checkpoint-*.pt", "candidate-*.safetensors", ".partial-*"):
             for path in folder.glob(pattern):
                 path.unlink(missing_ok=True)

@@ -17,6 +17,8 @@ from worker.catalog import Catalog
 
 MINI_SIDE = 32
 """Side in pixels of the images that the tiny models train on."""
+MARKER = "MINIATURE.json"
+"""File in a generated folder that says by which parameters it was made; no real one has it."""
 MINIATURE = "miniature-"
 """How the fingerprint of generated data begins, which stands in for a real dataset's."""
 DOMAINNET_TESTS = {"id": "sketch", "ood": "real", "painting": "painting", "clipart": "clipart"}
@@ -63,7 +65,8 @@ class Transform:
     """Mirror left and right with probability one half."""
     keep: Literal["resized", "original"] = "resized"
     """What a cache holds of an image: itself after the resize (and a center crop), or as decoded,
-    where the resize comes after the chance or makes the image larger."""
+    where the resize comes after the chance, or enlarges with torch giving Pillow's bits (bilinear,
+    as Camelyon17's; CIFAR-10's is bicubic, so that it is kept enlarged)."""
     side: int
     """Side in pixels of what comes out: the model's input is (3, side, side)."""
 
@@ -89,6 +92,8 @@ class Dataset:
     """Files and folders under `folder` without which nothing can be read."""
     remedy: str = ""
     """How to get the files: a command or a place."""
+    fetch: str | None = None
+    """`module:function`, (Dataset, data root) -> None: downloads it by its library's own means."""
     source: str | None = None
     """`module:function`, (Dataset, data root) -> worker.data.pool.Source: images in files."""
     train_transform: Transform | None = None
@@ -97,19 +102,25 @@ class Dataset:
     """How many images `train` and each split hold, where that is known for certain."""
     load: str | None = None
     """`module:function`, data root -> worker.data.images.Loaded: images that no file holds."""
+    loads: int | None = None
+    """Pixels of the side of what `load` gives."""
     upstream: bool = False
     """For `pretrain` runs only."""
     version: int = 1
 
     @property
     def side(self) -> int | None:
-        """Pixels of the square images that a model gets; None where the loader decides."""
-        return self.train_transform.side if self.train_transform else None
+        """Pixels of the square images that a model gets; None where nobody says."""
+        return self.train_transform.side if self.train_transform else self.loads
 
     def missing(self, data: Path) -> list[Path]:
         """What is not under the data root."""
         folder = data / self.folder
         return [folder / name for name in self.requires if not (folder / name).exists()]
+
+    def is_miniature(self, data: Path) -> bool:
+        """Whether what is under the data root was made by `orch data make-mini`."""
+        return (data / self.folder / MARKER).is_file()
 
     def absence(self, data: Path) -> str | None:
         """What is missing and how to get it, as a sentence; None where all is there."""
@@ -188,9 +199,6 @@ def _smaller(transform: Transform, side: int = MINI_SIDE) -> Transform:
     )
 
 
-_WILDS = (
-    "python -c \"from wilds import get_dataset as get; get('{0}', root_dir='data', download=True)\""
-)
 _IMAGENET = "ImageNet 2012 (ILSVRC), its validation images sorted into folders by wnid"
 
 _REAL = (
@@ -219,7 +227,8 @@ _REAL = (
         ),
         folder="waterbirds_v1.0",
         requires=("RELEASE_v1.0.txt", "metadata.csv"),
-        remedy=_WILDS.format("waterbirds"),
+        remedy="orch data fetch waterbirds",
+        fetch="worker.data.wilds_sets:fetch",
         source="worker.data.wilds_sets:waterbirds",
         train_transform=_WATERBIRDS,
         test_transform=_WATERBIRDS,
@@ -263,7 +272,8 @@ _REAL = (
         ),
         folder="fmow_v1.1",
         requires=("RELEASE_v1.1.txt", "rgb_metadata.csv", "country_code_mapping.csv", "images"),
-        remedy=_WILDS.format("fmow"),
+        remedy="orch data fetch fmow",
+        fetch="worker.data.wilds_sets:fetch",
         source="worker.data.wilds_sets:fmow",
         train_transform=_FMOW[0],
         test_transform=_FMOW[1],
@@ -287,7 +297,8 @@ _REAL = (
         ),
         folder="camelyon17_v1.0",
         requires=("RELEASE_v1.0.txt", "metadata.csv", "patches"),
-        remedy=_WILDS.format("camelyon17"),
+        remedy="orch data fetch camelyon17",
+        fetch="worker.data.wilds_sets:fetch",
         source="worker.data.wilds_sets:camelyon17",
         train_transform=_CAMELYON17[0],
         test_transform=_CAMELYON17[1],
@@ -304,7 +315,8 @@ _REAL = (
         ),
         folder="cifar-10-batches-py",
         requires=(*(f"data_batch_{n}" for n in range(1, 6)), "test_batch", "batches.meta"),
-        remedy="CIFAR-10's Python version, unpacked",
+        remedy="orch data fetch cifar10",
+        fetch="worker.data.cifar:fetch",
         source="worker.data.cifar:cifar10",
         train_transform=_CIFAR10[0],
         test_transform=_CIFAR10[1],
@@ -324,6 +336,7 @@ def _miniature(real: Dataset) -> Dataset:
         epochs=3,
         folder=f"mini/{real.folder}",
         remedy="orch data make-mini",
+        fetch=None,
         train_transform=_smaller(real.train_transform),
         test_transform=_smaller(real.test_transform),
         images={},
@@ -341,6 +354,7 @@ DATASETS: Catalog[Dataset] = Catalog(
             epochs=2,
             splits=_accuracies(id="every 4th row of the first writers", ood="the other writers"),
             load="worker.data.digits:load",
+            loads=16,
         ),
         *map(_miniature, _REAL),
         Dataset(
@@ -350,6 +364,7 @@ DATASETS: Catalog[Dataset] = Catalog(
             epochs=3,
             splits=_accuracies(id="held-out images"),
             load="worker.data.upstream:load",
+            loads=MINI_SIDE,
             upstream=True,
         ),
     ],

@@ -21,6 +21,7 @@ import mmap
 import os
 import re
 import shutil
+import socket
 import threading
 import time
 import weakref
@@ -71,6 +72,8 @@ SAMPLE = 32
 IDLE_BYTES = 256 << 20
 """Memory for batches that is kept for the next ones."""
 PIXELS, INDEX, META = "pixels.bin", "index.npy", "meta.json"
+PARTIAL = ".partial"
+_HOST = re.sub(r"[^\w-]", "_", socket.gethostname())
 _ROW = np.dtype([("offset", "<i8"), ("height", "<i4"), ("width", "<i4"), ("crc", "<u4")])
 _PLACE = re.compile(r"(?P<pool>.+)-(?P<what>[a-z0-9]+)-(?P<key>[0-9a-f]{16})")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -193,6 +196,8 @@ class _Lock:
     def take(self) -> bool:
         """Try, without waiting."""
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        with contextlib.suppress(PermissionError):
+            os.fchmod(descriptor, 0o666)  # who shares the folder may take it next
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(descriptor).st_ino == self.path.stat().st_ino:
@@ -212,17 +217,33 @@ class _Lock:
 
 
 def _partial(place: Path) -> Path:
-    return place.with_name(f".{place.name}.partial")
+    """Where this process builds.
+
+    A name of its own, for a network's file system on which locks of other machines do not count:
+    then two build, and the one who is done later finds the place taken.
+    """
+    return place.with_name(f".{place.name}.{_HOST}.{os.getpid()}{PARTIAL}")
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what killed builds left, whatever they built; a living one holds its lock."""
-    left = [*folder.glob(".*.partial"), *folder.glob(".*.lock")]
-    for name in {path.stem.removeprefix(".") for path in left}:
+    """Remove what killed builds of this machine left, whatever they built.
+
+    A living one holds its lock. What another user left, or is building, is not ours to touch.
+    """
+    left = [path.name.removesuffix(PARTIAL).rsplit(".", 2)[0] for path in _partials(folder)]
+    left += [path.name.removesuffix(".lock") for path in folder.glob(".*.lock")]
+    for name in {name.removeprefix(".") for name in left}:
         lock = _Lock(folder, name)
-        if lock.take():
-            with contextlib.closing(lock):
-                shutil.rmtree(_partial(folder / name), ignore_errors=True)
+        with contextlib.suppress(OSError):
+            if lock.take():
+                with contextlib.closing(lock):
+                    for partial in _partials(folder, name):
+                        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _partials(folder: Path, name: str = "*") -> list[Path]:
+    """This machine's unfinished builds."""
+    return list(folder.glob(f".{name}.{_HOST}.*{PARTIAL}"))
 
 
 def _build(
@@ -241,8 +262,9 @@ def _build(
         written = (partial / PIXELS, partial / INDEX, partial / META, partial)
         for synced in [workers.submit(sync, path) for path in written]:
             yield from _patiently(synced, len(pool), len(pool))
-        shutil.rmtree(place, ignore_errors=True)
-        partial.rename(place)
+        if _damage(place) is not None:  # unless another machine was done first
+            shutil.rmtree(place, ignore_errors=True)
+            partial.rename(place)
         sync(place.parent)
         yield len(pool), len(pool)
     except OSError as error:
@@ -352,8 +374,8 @@ def _refuse_full_disk(pool: Pool, transform: Transform, place: Path) -> int:
     needed = estimate(pool, transform) + len(pool) * _ROW.itemsize
     if needed > free:
         raise EnvironmentProblem(
-            f"{place} needs about {_size(needed)} and its disk has {_size(free)} left; make room, "
-            "or choose another place with --cache."
+            f"{place} needs about {_size(needed)} and its disk has {_size(free)} left; make "
+            "room (`orch data cache` lists what is in it), or choose another place with --cache."
         )
     return needed
 

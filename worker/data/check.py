@@ -71,9 +71,7 @@ def check(
         broken, count = yield from _open(pool, transform, every=every, threads=threads)
         problems += broken
         opened += count
-    return Report(
-        dataset, splits, tuple(problems), opened, found.miniature, found.fingerprint()
-    )
+    return Report(dataset, splits, tuple(problems), opened, found.miniature, found.fingerprint())
 
 
 def _generated(dataset: str, data: Path) -> Report:

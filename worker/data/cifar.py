@@ -16,7 +16,7 @@ from torchvision.datasets.utils import check_integrity
 
 from db.errors import MissingInputs
 from worker.data import Dataset
-from worker.data.pool import Part, Pool, Source, is_miniature
+from worker.data.pool import Part, Pool, Source
 
 HELD_OUT = 10
 """One of so many training images selects epochs and rates: 5,000 of the real 50,000."""
@@ -60,6 +60,17 @@ def _damaged(folder: Path) -> list[str]:
     ]
 
 
+def fetch(entry: Dataset, data: Path) -> None:
+    """Download the batches as torchvision does."""
+    root = (data / entry.folder).parent
+    try:
+        CIFAR10(str(root), download=True)
+    except (OSError, RuntimeError) as error:
+        raise MissingInputs(
+            f"{root}: torchvision cannot get CIFAR-10 ({error}); try again with a network."
+        ) from error
+
+
 def cifar10(entry: Dataset, data: Path) -> Source:
     """Nine tenths of the training batches, the other tenth (`id`), the test batch (`id_test`).
 
@@ -89,7 +100,7 @@ def cifar10(entry: Dataset, data: Path) -> Source:
         chosen = torch.from_numpy(rows)
         return Part(pool, chosen, targets[chosen], torch.zeros(len(rows), dtype=torch.int64))
 
-    miniature = is_miniature(data / entry.folder)
+    miniature = entry.is_miniature(data)
     return Source(
         train=part(np.flatnonzero(~held_out)),
         splits={

@@ -9,7 +9,7 @@ import torch
 
 from db.errors import MissingInputs
 from worker.data import DOMAINNET_TESTS, Dataset, read_table
-from worker.data.pool import Part, Pool, Source, files_pool, is_miniature
+from worker.data.pool import Part, Pool, Source, files_pool
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
 SPLITS_FOLDER = "SENTRY_splits"
@@ -45,7 +45,7 @@ def living17(entry: Dataset, data: Path) -> Source:
             ),
         },
         groups=("",),
-        miniature=is_miniature(root),
+        miniature=entry.is_miniature(data),
     )
 
 
@@ -55,7 +55,10 @@ def _images_in(root: Path, folder: str) -> list[str]:
         names = [path.name for path in (root / folder).iterdir()]
     except FileNotFoundError as error:
         raise MissingInputs(f"{root / folder} is missing; fetch the dataset again.") from error
-    return sorted(n for n in names if n.lower().endswith(IMAGE_SUFFIXES) and not n.startswith("."))
+    found = sorted(n for n in names if n.lower().endswith(IMAGE_SUFFIXES) and not n.startswith("."))
+    if not found:
+        raise MissingInputs(f"{root / folder} holds no images; unpack the dataset again.")
+    return found
 
 
 def _ungrouped(pool: Pool, rows: range, labels: list[int]) -> Part:
@@ -93,7 +96,7 @@ def domainnet(entry: Dataset, data: Path) -> Source:
         train=_ungrouped(pool, range(len(train)), [label for _, label in train]),
         splits=splits,
         groups=("",),
-        miniature=is_miniature(root),
+        miniature=entry.is_miniature(data),
     )
 
 

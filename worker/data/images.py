@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +16,8 @@ from db.errors import MissingInputs
 from worker.catalog import resolve
 from worker.data import DATASETS, Transform
 from worker.data.pool import Part, Pool, Source
+
+log = logging.getLogger(__name__)
 
 Batch = Callable[[Tensor], Tensor]
 """(B,) indices -> (B, 3, H, W) float32 in [0, 1], contiguous. Safe to call from several threads."""
@@ -69,7 +72,7 @@ class Loaded:
     """A hash of relative paths, sizes and labels: another one is another dataset."""
 
     def at_most(self, count: int | None) -> Loaded:
-        """The same with at most `count` images in each set, spread evenly over it."""
+        """The same with at most `count` images in each set, of every group alike, spread evenly."""
         if count is None:
             return self
         return dataclasses.replace(
@@ -84,8 +87,18 @@ class Loaded:
 
 
 def _thinned(images: Images, count: int) -> Images:
-    kept = min(count, len(images))
-    return images.subset(torch.arange(kept) * len(images) // max(kept, 1))
+    if count >= len(images):
+        return images
+    present = images.groups.unique()
+    share = -(-count // len(present))
+    taken = []
+    for group in present:
+        rows = torch.nonzero(images.groups == group).flatten()
+        kept = min(share, len(rows))
+        taken.append(rows[torch.arange(kept) * len(rows) // kept])
+    # Round by round, so that the last places go to as many groups as there are places.
+    rounds = [rows[turn] for turn in range(share) for rows in taken if turn < len(rows)]
+    return images.subset(torch.stack(rounds[:count]).sort().values)
 
 
 def in_memory(pixels: Tensor, labels: Tensor, groups: Tensor, white: int = 255) -> Images:
@@ -110,6 +123,10 @@ def source(dataset: str, data: Path) -> Source:
         raise MissingInputs(f'dataset "{dataset}" is not read from image files.')
     found = resolve(entry.source)(entry, data)
     assert isinstance(found, Source)
+    for split, count in entry.images.items():
+        here = len(found.train if split == "train" else found.splits[split])
+        if here != count and not found.miniature:
+            log.warning("%s: %s has %d images, not the %d published", dataset, split, here, count)
     return found
 
 

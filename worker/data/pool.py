@@ -18,12 +18,6 @@ from torch import Tensor
 
 from db.errors import MissingInputs
 from worker.data import MINIATURE
-from worker.data.mini import MARKER
-
-
-def is_miniature(folder: Path) -> bool:
-    """Whether `orch data make-mini` made the folder."""
-    return (folder / MARKER).is_file()
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +70,7 @@ class Source:
 
     def fingerprint(self) -> str:
         """A hash of relative paths, bytes on disk, labels, groups and splits; never of times."""
-        seen = hashlib.sha256()
+        seen = hashlib.sha256(repr(self.groups).encode())
         for name, part in (("train", self.train), *sorted(self.splits.items())):
             seen.update(f"{name} {part.pool.fingerprint}\n".encode())
             for values in (part.rows, part.labels, part.groups):

@@ -19,16 +19,16 @@ from torch import Tensor
 
 from db.errors import MissingInputs
 from worker.data import Dataset
-from worker.data.pool import Part, Pool, Source, files_pool, is_miniature
+from worker.data.pool import Part, Pool, Source, files_pool
 
 WATERBIRDS_GROUPS = ("land_on_land", "land_on_water", "water_on_land", "water_on_water")
 AFRICA = "Africa"
 
 
-def open_wilds(name: str, root: Path) -> Any:
-    """A dataset of the wilds package from files that are there already.
+def open_wilds(name: str, root: Path, *, download: bool = False) -> Any:
+    """A dataset of the wilds package, by default from files that are there already.
 
-    Raises `MissingInputs` where the package cannot make sense of them.
+    Raises `MissingInputs` where the package cannot make sense of them, or get them.
     """
     # `import wilds` starts a thread that asks the package index for a newer version, and behind a
     # firewall it keeps the process from ending: this entry makes it skip that.
@@ -45,12 +45,19 @@ def open_wilds(name: str, root: Path) -> Any:
         # The package wraps read-only arrays in tensors that it never writes to.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         try:
-            return wilds.get_dataset(dataset=name, root_dir=str(root), download=False)
+            return wilds.get_dataset(dataset=name, root_dir=str(root), download=download)
         except Exception as error:  # of many kinds: columns, types, files
             raise MissingInputs(
-                f"{root}: wilds cannot read {name} ({type(error).__name__}: {error}); "
-                "fetch its metadata again."
+                f"{root}: wilds cannot {'get' if download else 'read'} {name} "
+                f"({type(error).__name__}: {error}); "
+                + ("try again with a network." if download else "fetch its metadata again.")
             ) from error
+
+
+def fetch(entry: Dataset, data: Path) -> None:
+    """Download the dataset as the package does; many gigabytes."""
+    data.mkdir(parents=True, exist_ok=True)
+    open_wilds(entry.id, _root(entry, data), download=True)
 
 
 def _root(entry: Dataset, data: Path) -> Path:
@@ -60,6 +67,7 @@ def _root(entry: Dataset, data: Path) -> Path:
 
 def _source(
     entry: Dataset,
+    data: Path,
     dataset: Any,
     files: list[str],
     parts: Mapping[str, np.ndarray[Any, Any]],
@@ -95,7 +103,7 @@ def _source(
         train=found.pop("train"),
         splits=found,
         groups=groups,
-        miniature=is_miniature(folder),
+        miniature=entry.is_miniature(data),
     )
 
 
@@ -115,6 +123,7 @@ def waterbirds(entry: Dataset, data: Path) -> Source:
     rows = _rows(dataset)
     return _source(
         entry,
+        data,
         dataset,
         [str(name) for name in dataset._input_array],
         {"train": rows("train"), "id": rows("val"), "ood": rows("test")},
@@ -147,7 +156,7 @@ def fmow(entry: Dataset, data: Path) -> Source:
         "ood_test": test,
     }
     files = [f"images/rgb_img_{number}.png" for number in dataset.full_idxs]
-    return _source(entry, dataset, files, parts, regions, region)
+    return _source(entry, data, dataset, files, parts, regions, region)
 
 
 def camelyon17(entry: Dataset, data: Path) -> Source:
@@ -156,6 +165,7 @@ def camelyon17(entry: Dataset, data: Path) -> Source:
     rows = _rows(dataset)
     return _source(
         entry,
+        data,
         dataset,
         list(dataset._input_array),
         {"train": rows("train"), "id": rows("id_val"), "ood": rows("test"), "ood_val": rows("val")},

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from worker.data import MARKER
 from worker.data.mini.camelyon17 import CAMELYON17_FOLDER, make_camelyon17
 from worker.data.mini.cifar10 import CIFAR10_FOLDER, make_cifar10
 from worker.data.mini.domainnet import DOMAINNET_FOLDER, make_domainnet
 from worker.data.mini.fmow import FMOW_FOLDER, make_fmow
-from worker.data.mini.folder import MARKER, count_images
+from worker.data.mini.folder import count_images
 from worker.data.mini.living17 import LIVING17_FOLDER, make_living17
 from worker.data.mini.sheet import contact_sheet
 from worker.data.mini.waterbirds import WATERBIRDS_FOLDER, make_waterbirds

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-MARKER = "MINIATURE.json"
-"""File in a generated folder that says by which parameters it was made; no real one has it."""
+from worker.data import MARKER
 
 QUALITY = 95
 """JPEG quality: artefacts stay below the pictures' own noise."""
