@@ -17,11 +17,14 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
+import worker
+from conftest import a_run
 from db.errors import MissingInputs
 from orchestrator.cli import main, show
-from worker.data import DATASETS, images, mini
+from worker.data import DATASETS, Split, images, mini
 from worker.data.images import Loaded, in_memory
 from worker.data.wilds_sets import WATERBIRDS_GROUPS, open_wilds
+from worker.evaluate import headline
 
 NAMES = ("living17", "waterbirds", "domainnet", "fmow", "camelyon17", "cifar10")
 MAKERS: dict[str, Callable[..., Path]] = {
@@ -197,6 +200,20 @@ def test_a_few_images_are_of_every_group(groups: list[int], count: int) -> None:
         assert len(few) == len(groups)
     if len(set(groups)) == 1:
         assert len(few) == min(count, len(groups))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_run_on_next_to_nothing_has_numbers(root: Path, tmp_path: Path, count: int) -> None:
+    run = a_run(model="tiny_bit", dataset="mini_waterbirds", epochs=1, images_per_split=count)
+    *_, end = worker.run(run, worker.Context(data=root, runs=tmp_path))
+    assert isinstance(end, worker.Finished), end
+    assert all(0 <= m.value <= 1 for record in end.history for m in record.metrics)
+
+
+def test_groups_that_training_lacks_cannot_be_weighed() -> None:
+    split = Split("id", "weighted_accuracy", "val")
+    with pytest.raises(MissingInputs, match="no group that training has"):
+        headline(split, torch.tensor([0, 3]), torch.tensor([0, 4]), torch.tensor([5, 0]))
 
 
 # What can be wrong with the files

@@ -426,6 +426,7 @@ OTHER: dict[str, Any] = {
     "threads": 2,
     "evaluate": ("id",),
     "evaluate_on_improvement": ("painting",),
+    "images_per_split": 4,
     "kind_version": 2,
     "model_version": 2,
     "dataset_version": 2,

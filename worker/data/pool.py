@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,11 @@ from torch import Tensor
 
 from db.errors import MissingInputs
 from worker.data import MINIATURE
+
+ASKING = 16
+"""Threads that ask the file system about files."""
+ASKED_TOGETHER = 512
+"""Files that one task of such a thread asks about."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,17 +101,14 @@ def files_pool(name: str, root: Path, files: Iterable[str], listed_in: str) -> P
     """A pool of image files under `root`; `listed_in` is the file that names them, for errors."""
     names = tuple(files)
     plain, timed = hashlib.sha256(), hashlib.sha256()
-    base = str(root)
-    for file in names:
-        try:
-            status = os.stat(f"{base}/{file}")  # noqa: PTH116 (half the time, for 450,000 files)
-        except OSError as error:
+    for file, status in zip(names, _statuses(str(root), names), strict=True):
+        if status is None:
             raise MissingInputs(
                 f"{root / file} is named by {listed_in} and missing; fetch the dataset again."
-            ) from error
-        line = f"{file}\0{status.st_size}\n"
+            )
+        line = f"{file}\0{status[0]}\n"
         plain.update(line.encode())
-        timed.update(f"{line}{status.st_mtime_ns}\n".encode())
+        timed.update(f"{line}{status[1]}\n".encode())
     return Pool(
         name=name,
         names=names,
@@ -113,3 +116,25 @@ def files_pool(name: str, root: Path, files: Iterable[str], listed_in: str) -> P
         fingerprint=plain.hexdigest(),
         stamp=timed.hexdigest(),
     )
+
+
+def _statuses(root: str, names: Sequence[str]) -> Iterator[tuple[int, int] | None]:
+    """Size and time of each file, None where there is none.
+
+    Asked for by several threads: on a network's file system each answer takes a millisecond, and
+    Camelyon17 has 455,954 files.
+    """
+
+    def some(start: int) -> list[tuple[int, int] | None]:
+        found: list[tuple[int, int] | None] = []
+        for name in names[start : start + ASKED_TOGETHER]:
+            try:
+                status = os.stat(f"{root}/{name}")  # noqa: PTH116 (half the time of Path's)
+                found.append((status.st_size, status.st_mtime_ns))
+            except OSError:
+                found.append(None)
+        return found
+
+    with ThreadPoolExecutor(ASKING) as threads:
+        for part in threads.map(some, range(0, len(names), ASKED_TOGETHER)):
+            yield from part
