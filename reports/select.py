@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from db.errors import ReportError
 from db.reading import METRICS, RUNS, Reader
-from db.records import CELL, CHOSEN_OVER, FINAL_STATES, StoredRun
+from db.records import ADDED_LATER, CELL, CHOSEN_OVER, FINAL_STATES, StoredRun
 
 SELECTION_SPLIT = "id"
 Z90 = 1.645
@@ -89,12 +89,14 @@ def _refuse_mixtures(by_cell: dict[Key, list[StoredRun]]) -> None:
         if len(variants) == 1:
             continue
         contents = list(variants.values())
-        fixed = [name for name in contents[0] if name not in (*CELL, *CHOSEN_OVER)]
-        differ = {
-            name: sorted({_spelled(content[name]) for content in contents})
-            for name in fixed
-            if len({_spelled(content[name]) for content in contents}) > 1
+        # A later field is left out of a content where it is neutral (`ADDED_LATER`).
+        names = dict.fromkeys(name for content in contents for name in content)
+        spelled = {
+            name: sorted({_spelled(c.get(name, ADDED_LATER.get(name))) for c in contents})
+            for name in names
+            if name not in (*CELL, *CHOSEN_OVER)
         }
+        differ = {name: values for name, values in spelled.items() if len(values) > 1}
         raise ReportError(
             f"the cell {' '.join(key)} has runs of {len(variants)} variants, which one number "
             "cannot stand for; they differ in "
