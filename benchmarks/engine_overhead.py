@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+SCRATCH = HERE.parent / "build"
+"""On a disk, as real runs are, and ignored by git."""
 DEFAULT_TRIALS, REUSE_TRIALS, ORCH_RUNS = 20, 200, 200
 ROUNDS = 3
 
@@ -118,13 +120,14 @@ def main() -> None:
     """
     from orchestrator.engine.launch import ray_cluster, scratch_folder
 
+    SCRATCH.mkdir(exist_ok=True)
     found: dict[str, list[float]] = {"default": [], "reuse": [], "orch": []}
     for _ in range(ROUNDS):
         with scratch_folder() as scratch, ray_cluster(scratch):
             os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "auto"
             found["reuse"].append(plain(REUSE_TRIALS, reuse=True))
             found["default"].append(plain(DEFAULT_TRIALS, reuse=False))
-        with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+        with tempfile.TemporaryDirectory(dir=SCRATCH) as folder:
             found["orch"].append(ours(ORCH_RUNS, Path(folder)))
         print({name: [round(v, 4) for v in values] for name, values in found.items()}, flush=True)
     median = {name: statistics.median(values) for name, values in found.items()}

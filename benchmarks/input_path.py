@@ -33,6 +33,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as tv
 
 HERE = Path(__file__).parent
+SCRATCH = HERE.parent / "build"
+"""On a disk, as real runs are, and ignored by git."""
 BATCH = 16
 BICUBIC = tv.InterpolationMode.BICUBIC
 
@@ -254,7 +256,8 @@ def main() -> None:
     count, rounds = (96, 2) if options.quick else (512, 5)
     torch.set_num_threads(1)
     base = texture(2048)
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+    SCRATCH.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=SCRATCH) as folder:
         print(
             f"batches of {BATCH}; {options.workers} workers or threads, one torch thread each; "
             f"{count} images, {rounds} rounds"
