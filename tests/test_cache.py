@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from db.errors import EnvironmentProblem, MissingInputs, OrchError
-from worker.data import Transform
+from worker.data import Transform, cache
 from worker.data.cache import (
     INDEX,
     META,
@@ -453,3 +453,39 @@ def test_an_empty_batch_and_an_empty_pool(pool: Pool, tmp_path: Path) -> None:
 def test_the_estimate_is_exact_where_it_can_be(pool: Pool) -> None:
     assert estimate(pool, FLIPPED) == 12 * 32 * 32 * 3
     assert estimate(pool, ORIGINAL) == sum((20 + number) * 30 * 3 for number in range(12))
+
+
+def _without_locks(pool: Pool, transform: Transform, folder: Path, host: str) -> None:
+    """As another machine builds on a file system where its lock says nothing here."""
+    cache._HOST = host
+    cache.fcntl.flock = lambda descriptor, flags: None  # type: ignore[attr-defined]
+    list(build(pool, transform, folder, 2))
+
+
+def test_machines_whose_locks_do_not_count_disturb_nobody(pool: Pool, tmp_path: Path) -> None:
+    slow = _counting(pool, tmp_path / "reads", 0.02)
+    processes = [
+        FORK.Process(target=_without_locks, args=(slow, FLIPPED, tmp_path / "cache", host))
+        for host in ("one", "other")
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(30)
+        assert process.exitcode == 0
+    left = [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"]
+    assert left == [place(tmp_path / "cache")]
+    images = cached(part_of(pool), FLIPPED, tmp_path / "cache")
+    assert torch.equal(every(images), every(plain(part_of(pool), FLIPPED)))
+
+
+def test_what_other_users_left_is_theirs(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock file that may not be opened belongs to somebody else; our build goes on."""
+    folder = tmp_path / "cache"
+    (folder / ".theirs.lock").mkdir(parents=True)  # cannot be opened for writing by anybody
+    (folder / f".theirs.{cache._HOST}.1{cache.PARTIAL}").mkdir()
+    images = made(pool, FLIPPED, folder)
+    assert len(images) == 12
+    assert (folder / f".theirs.{cache._HOST}.1{cache.PARTIAL}").is_dir()

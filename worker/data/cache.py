@@ -262,9 +262,7 @@ def _build(
         written = (partial / PIXELS, partial / INDEX, partial / META, partial)
         for synced in [workers.submit(sync, path) for path in written]:
             yield from _patiently(synced, len(pool), len(pool))
-        if _damage(place) is not None:  # unless another machine was done first
-            shutil.rmtree(place, ignore_errors=True)
-            partial.rename(place)
+        _move(partial, place)
         sync(place.parent)
         yield len(pool), len(pool)
     except OSError as error:
@@ -277,6 +275,18 @@ def _build(
     finally:
         workers.shutdown(wait=True, cancel_futures=True)
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _move(partial: Path, place: Path) -> None:
+    """Give a whole cache its place, unless another machine was done first."""
+    if _damage(place) is None:
+        return
+    shutil.rmtree(place, ignore_errors=True)
+    try:
+        partial.rename(place)
+    except OSError:
+        if _damage(place) is not None:
+            raise
 
 
 def _write_pixels(
