@@ -18,7 +18,7 @@ from conftest import a_run
 from db.records import EpochRecord, Run
 from worker.data import Split
 from worker.data.images import load
-from worker.determinism import generator, random_state, set_random_state, settle
+from worker.determinism import arithmetic, generator, random_state, set_random_state, settle
 from worker.evaluate import headline
 from worker.finetune import train_step
 from worker.methods import METHODS
@@ -241,3 +241,23 @@ def test_the_random_state_comes_back_whole() -> None:
     first = draw()
     set_random_state(state)
     assert draw() == first
+
+
+# Precision
+
+
+def test_bf16_computes_in_bfloat16_and_keeps_weights_in_fp32(tmp_path: Path) -> None:
+    losses, run = {}, a_run(model="tiny_vit", dataset="digits", epochs=2, images_per_split=64)
+    for precision in ("fp32", "bf16"):
+        one = dataclasses.replace(run, precision=precision)
+        history = finished(train(one, tmp_path / precision))
+        again = finished(train(one, tmp_path / f"{precision}-again"))
+        assert measured(history) == measured(again), "the same numbers again"
+        losses[precision] = history[-1].train_loss
+    assert losses["fp32"] != losses["bf16"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
+    with arithmetic("cpu", "bf16"):
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == torch.bfloat16
+    with arithmetic("cpu", "fp32"):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
