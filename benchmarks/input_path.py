@@ -200,7 +200,8 @@ def measure(
 ) -> tuple[str, list[Line]]:
     """A dataset's line about its files and cache, and its lines of the table."""
     from worker.data import DATASETS
-    from worker.data.cache import build, cached, entries
+    from worker.data.cache import build, entries
+    from worker.data.cached import cached
     from worker.data.pool import Part, files_pool
 
     root = folder / dataset

@@ -31,12 +31,12 @@ from worker.data.cache import (
     META,
     PIXELS,
     build,
-    cached,
     entries,
     estimate,
     missing,
     remove,
 )
+from worker.data.cached import cached
 from worker.data.images import Images
 from worker.data.pool import Part, Pool, files_pool
 from worker.data.transforms import plain

@@ -256,7 +256,8 @@ def test_real_names_on_miniature_data_are_told_of(tmp_path: Path, store: Store) 
     assert claim is not None
     store.start(claim, [], Provenance(data_fingerprint=f"{MINIATURE}0123", weights_sha256=""), None)
     store.finish(claim, a_history(run))
-    result = invoke("--store", tmp_path / "orch.db", "--data", tmp_path, "launch", path)
+    where = ["--store", tmp_path / "orch.db", "--data", tmp_path, "--runs", tmp_path / "runs"]
+    result = invoke(*where, "launch", path)
     assert result.exit_code == 0, result.output
     assert "1 run of this sweep had miniature data for waterbirds" in result.output
     reported = invoke("--store", tmp_path / "orch.db", "report")
@@ -266,7 +267,7 @@ def test_real_names_on_miniature_data_are_told_of(tmp_path: Path, store: Store) 
     for name in ("RELEASE_v1.0.txt", "metadata.csv"):
         (tmp_path / "waterbirds_v1.0" / name).touch()
     refused(
-        invoke("--store", tmp_path / "orch.db", "--data", tmp_path, "launch", path),
+        invoke(*where, "launch", path),
         "had miniature data for waterbirds", "has the real one", "--store",
     )  # fmt: skip
     shown = invoke("--store", tmp_path / "orch.db", "runs", "show", run.id)

@@ -18,7 +18,8 @@ from torchvision.transforms import functional
 
 from db.errors import MissingInputs
 from worker.data import DATASETS, Transform
-from worker.data.cache import build, cached, torch_enlarges_exactly
+from worker.data.cache import build
+from worker.data.cached import cached, torch_enlarges_exactly
 from worker.data.pool import Part, Pool, read_rgb
 from worker.data.transforms import (
     Steps,

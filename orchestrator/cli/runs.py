@@ -279,32 +279,13 @@ def evaluate(
     """
     from db.store import Store
     from orchestrator.engine import local as here
-    from worker.kept import evaluate_on
 
     store = Store.open(settings.store)
     stored = store.find_run(run_id)
     device = device or here.device_of(store, stored)
     here.check_device(device, stored.run.precision)
-    here.check_artifacts(store, stored, settings.runs)
-    context = here.context(settings.folders, device, data_fingerprint=stored.data_fingerprint)
-    epoch, metrics = evaluate_on(stored.id, dataset, splits, context)
-    before = {
-        (m.split, m.group): m.value
-        for record in store.history(stored.key)
-        if record.epoch == epoch
-        for m in record.metrics
-    }
-    own = {*stored.run.evaluate, *stored.run.evaluate_on_improvement}
-    for m in metrics:
-        known = before.get((m.split, m.group), m.value)
-        if known == m.value or (replace and m.split not in own):
-            continue
-        raise EnvironmentProblem(
-            f"{m.split} {m.group}".strip() + f" was {known} before and is {m.value} on {device} "
-            "here: other data, another machine or other versions; nothing is stored."
-            + ("" if m.split in own else " --replace takes the new numbers.")
-        )
-    store.measured_later(stored.key, epoch, [m for m in metrics if m.split not in own])
+    work = here.Local(store, settings.folders, device)
+    epoch, metrics = work.evaluate(stored, dataset, splits, replace=replace)
     rows = [
         {
             "split": m.split,
@@ -312,7 +293,7 @@ def evaluate(
             "metric": m.metric,
             "value": m.value,
             "n": m.n,
-            "stored": "equals training's" if m.split in own else "yes",
+            "stored": "equals training's" if m.split in here.own_splits(stored.run) else "yes",
         }
         for m in metrics
     ]

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +16,13 @@ from typing import Any
 import worker
 from db.errors import EnvironmentProblem, MissingInputs, StoreError
 from db.reading import Reader
-from db.records import Claim, EpochRecord, Run, State, StoredRun
+from db.records import Claim, EpochRecord, Metric, Run, State, StoredRun
 from db.store import Store
 from orchestrator.engine.attempt import attempt, log_path, log_to
 from orchestrator.engine.recorder import Recorder
 from worker.checkpoint import file_digest
 from worker.context import Folders, Keep
+from worker.kept import evaluate_on
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,38 @@ class Local:
                     self.store.left_later(stored.key, artifact)
         return differences
 
+    def evaluate(
+        self, stored: StoredRun, dataset: str, splits: Sequence[str], *, replace: bool
+    ) -> tuple[int, tuple[Metric, ...]]:
+        """Evaluate the weights that a run kept and store what training did not measure itself.
+
+        Returns the epoch they are of, and the metrics. Raises `EnvironmentProblem`, storing
+        nothing, where a number is another than before; `replace` takes it where it is not
+        training's own.
+        """
+        check_artifacts(self.store, stored, self.folders.runs)
+        fingerprint = stored.data_fingerprint
+        surroundings = context(self.folders, self.device, data_fingerprint=fingerprint)
+        epoch, metrics = evaluate_on(stored.id, dataset, splits, surroundings)
+        before = {
+            (m.split, m.group): m.value
+            for record in self.store.history(stored.key)
+            if record.epoch == epoch
+            for m in record.metrics
+        }
+        own = own_splits(stored.run)
+        for m in metrics:
+            known = before.get((m.split, m.group), m.value)
+            if known == m.value or (replace and m.split not in own):
+                continue
+            raise EnvironmentProblem(
+                f"{m.split} {m.group}".strip() + f" was {known} before and is {m.value} on "
+                f"{self.device} here: other data, another machine or other versions; nothing is "
+                "stored." + ("" if m.split in own else " --replace takes the new numbers.")
+            )
+        self.store.measured_later(stored.key, epoch, [m for m in metrics if m.split not in own])
+        return epoch, metrics
+
     def _end(self, run: Run, scratch: Path) -> worker.Finished | worker.Diverged:
         surroundings = context(self.folders, self.device, runs=scratch, keep=self.keep)
         for event in attempt(run, surroundings):
@@ -137,9 +170,14 @@ def check_device(device: str, precision: str) -> None:
     arithmetic(device, precision)
 
 
+def own_splits(run: Run) -> set[str]:
+    """The splits that a run evaluates while it trains."""
+    return {*run.evaluate, *run.evaluate_on_improvement}
+
+
 def trained(run: Run, history: tuple[EpochRecord, ...]) -> tuple[EpochRecord, ...]:
     """The history without the splits that `orch evaluate` added to it."""
-    own = {*run.evaluate, *run.evaluate_on_improvement}
+    own = own_splits(run)
     return tuple(
         dataclasses.replace(r, metrics=tuple(m for m in r.metrics if m.split in own))
         for r in history

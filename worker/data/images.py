@@ -182,6 +182,6 @@ def _images(part: Part, transform: Transform, cache: Path | None) -> Images:
         from worker.data.transforms import plain
 
         return plain(part, transform)
-    from worker.data.cache import cached
+    from worker.data.cached import cached
 
     return cached(part, transform, cache)
