@@ -5,6 +5,7 @@ The miniatures are read by the same functions as the real datasets; only their c
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 import shutil
@@ -200,6 +201,41 @@ def test_a_few_images_are_of_every_group(groups: list[int], count: int) -> None:
         assert len(few) == len(groups)
     if len(set(groups)) == 1:
         assert len(few) == min(count, len(groups))
+
+
+@pytest.mark.parametrize("name", ["living17", "domainnet", "camelyon17"])
+def test_numbers_do_not_depend_on_how_images_are_prepared(
+    root: Path, tmp_path: Path, name: str
+) -> None:
+    """Cache or none, threads or none, cut after an epoch or not: augmentation included."""
+    run = a_run(
+        model="tiny_bit", dataset=f"mini_{name}", epochs=2, batch_size=16, micro_batch=5,
+        evaluate=("id", "ood"),
+    )  # fmt: skip
+    places = {"data": root, "cache": tmp_path / "cache"}
+    ways = {
+        "plain": worker.Context(data=root, runs=tmp_path / "plain"),
+        "cache": worker.Context(**places, runs=tmp_path / "cached"),
+        "threads": worker.Context(**places, runs=tmp_path / "threads", loaders=2),
+    }
+    ends = {way: list(worker.run(run, context))[-1] for way, context in ways.items()}
+    asked = iter(range(10**6))
+    steps = -(-SIZES["train"] // 16)
+    cut = dataclasses.replace(
+        ways["threads"], runs=tmp_path / "cut", should_stop=lambda: next(asked) >= steps + 2
+    )
+    assert list(worker.run(run, cut))[-1] == worker.Paused(1), "two steps into the second epoch"
+    again = dataclasses.replace(ways["plain"], runs=tmp_path / "cut", fence=2)
+    ends["cut"] = list(worker.run(run, again))[-1]
+    measured = {way: [r.measured() for r in end.history] for way, end in ends.items()}
+    assert measured["cache"] == measured["plain"]
+    assert measured["threads"] == measured["plain"]
+    assert measured["cut"] == measured["plain"]
+    weights = [(tmp_path / way / run.id).glob("checkpoint-*-000002-*.pt") for way in
+               ("plain", "cached", "threads", "cut")]  # fmt: skip
+    models = [torch.load(next(found), weights_only=True)["model"] for found in weights]
+    for other in models[1:]:
+        assert all(torch.equal(models[0][k], other[k]) for k in models[0])
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
