@@ -270,6 +270,10 @@ def test_real_names_on_miniature_data_are_told_of(tmp_path: Path, store: Store) 
         invoke(*where, "launch", path),
         "had miniature data for waterbirds", "has the real one", "--store",
     )  # fmt: skip
+    other = tmp_path / "other.yaml"
+    other.write_text(path.read_text().replace("name: s", "name: other"))
+    refused(invoke(*where, "launch", other), "had miniature data for waterbirds")
+    assert [info.name for info in store.sweeps()] == ["s"], "a refused sweep is not registered"
     shown = invoke("--store", tmp_path / "orch.db", "runs", "show", run.id)
     assert f"data {MINIATURE}0123" in shown.output
     assert "random weights" in shown.output

@@ -1,4 +1,4 @@
-"""`orch data check | cache`: whether the datasets of a sweep will do here, and readying them."""
+"""`orch data fetch | check | cache`: getting datasets, whether they will do, readying them."""
 
 from __future__ import annotations
 

@@ -168,8 +168,8 @@ def _launch(
     from db.store import Store
 
     store = Store.open(settings.store, create=True)
+    _heed_miniatures(store, chosen, to_do, settings.data)
     _register(store, sweep)
-    _heed_miniatures(store, sweep.name, to_do, settings.data)
     click.echo(_summary(found))
     if not to_do:
         click.echo("Nothing is left to train.")
@@ -189,11 +189,13 @@ def _register(store: Store, sweep: sweeps.Sweep) -> None:
         )
 
 
-def _heed_miniatures(store: Store, name: str, to_do: list[Run], data: Path) -> None:
+def _heed_miniatures(
+    store: Store, chosen: list[sweeps.Planned], to_do: list[Run], data: Path
+) -> None:
     """Tell where a miniature stands in for a real dataset.
 
-    Raises `SpecError` where the real one is here now, and runs of the sweep had a miniature: they
-    count as done, and would hide the real ones.
+    Raises `SpecError`, before the sweep is registered, where the real one is here now and chosen
+    runs had a miniature, in whatever sweep: they count as done, and would hide the real ones.
     """
     for dataset in dict.fromkeys(run.dataset for run in to_do):
         if DATASETS[dataset].images and DATASETS[dataset].is_miniature(data):
@@ -201,7 +203,8 @@ def _heed_miniatures(store: Store, name: str, to_do: list[Run], data: Path) -> N
                 f"note: {data / DATASETS[dataset].folder} is a miniature; what is trained on it "
                 f"says nothing of {DATASETS[dataset].title}."
             )
-    had = Counter(stored.run.dataset for stored in store.runs(name) if on_miniature(stored))
+    asked = {planned.run.id for planned in chosen}
+    had = Counter(s.run.dataset for s in store.runs() if s.id in asked and on_miniature(s))
     for dataset, count in had.items():
         entry = DATASETS[dataset]
         if entry.absence(data) is None and not entry.is_miniature(data):
