@@ -35,7 +35,7 @@ class Eye:
 
 
 def batch_size(side: int) -> int:
-    """Images a forward pass of `side` pixels: 64 of 224 are 39 MB of floats, 256 four times that."""
+    """Images a forward pass of `side` pixels: 64 of 224 are 39 MB of floats."""
     return EVALUATION_BATCH if side <= 64 else LARGE_BATCH
 
 
