@@ -14,8 +14,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-State = Literal["pending", "running", "done", "diverged", "failed"]
-FINAL_STATES: tuple[State, ...] = ("done", "diverged", "failed")
+State = Literal["pending", "running", "done", "diverged", "failed", "cancelled", "voided"]
+RESULTS: tuple[State, ...] = ("done", "diverged")
+"""States whose numbers count in tables."""
+FINAL_STATES: tuple[State, ...] = (*RESULTS, "failed", "cancelled", "voided")
+"""States that no launch changes by itself; `orch runs retry` makes the last three pending again."""
+
+Cause = Literal[
+    "diverged", "bug", "out_of_memory", "bad_data", "environment", "process_death", "disk_full"
+]
+"""Why an attempt ended without being done.
+
+`environment`: the machine lacks what the run asks for. `process_death`: killed, preempted, or its
+node was lost.
+"""
 
 # Fields that joined `Run` after the first release, each with the value that means "as before".
 # They are left out of the hash while they hold it, so that ids of stored runs never change.
@@ -178,6 +190,12 @@ class Provenance:
     data_fingerprint: str = ""
     weights_sha256: str = ""
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    node: str = ""
+    """Of the Ray cluster, where there is one: several may be on one host."""
+    threads: int | None = None
+    precision: str = ""
+    micro_batch: int | None = None
+    """Images a forward pass really took: less than the run's after memory ran out."""
 
 
 @dataclass(frozen=True)
@@ -208,6 +226,12 @@ class StoredRun:
     """Of the data that its first attempt trained on."""
     weights_sha256: str | None = None
     """Of the weights that training starts from; empty: random ones."""
+    cause: Cause | None = None
+    """Of the last attempt's end, where it was not done."""
+    void_reason: str | None = None
+    """Why the run's numbers count no more, of a voided one."""
+    extended: bool = False
+    """Added to the sweep by `orch extend`, not by its file."""
 
     @property
     def id(self) -> str:
@@ -235,6 +259,29 @@ class Attempt:
     error: str | None
     traceback: str | None
     peak_memory: int | None
+    cause: Cause | None = None
+    node: str | None = None
+    threads: int | None = None
+    precision: str | None = None
+    micro_batch: int | None = None
+    """Images a forward pass really took."""
+    resumed_step: int | None = None
+    """Steps of the epoch after `resumed_from` that the checkpoint already had."""
+    data_fingerprint: str | None = None
+    weights_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Void:
+    """Numbers that were taken out of every table, with why; `history` is what they were."""
+
+    voided: float
+    reason: str
+    state: State
+    """What the run was before."""
+    attempt: int
+    """The number of its last attempt then."""
+    history: tuple[EpochRecord, ...]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from db.errors import ReportError
 from db.reading import METRICS, RUNS, Reader
-from db.records import ADDED_LATER, CELL, CHOSEN_OVER, FINAL_STATES, StoredRun
+from db.records import ADDED_LATER, CELL, CHOSEN_OVER, RESULTS, StoredRun
 
 SELECTION_SPLIT = "id"
 Z90 = 1.645
@@ -111,7 +111,7 @@ def _spelled(value: object) -> str:
 
 
 def _cell(key: Key, members: list[StoredRun], chosen: list[_Chosen]) -> Cell:
-    final = [stored for stored in members if stored.state in FINAL_STATES[:2]]
+    final = [stored for stored in members if stored.state in RESULTS]
     model, dataset, method = key
     metric = chosen[0].metric if chosen else ""
     empty = Cell(model, dataset, method, metric, n=len(final), expected=len(members))
@@ -205,7 +205,7 @@ def _scored(keys: Keys) -> sa.CTE:
         .join(RUNS, RUNS.c.key == METRICS.c.run_key)
         .where(
             METRICS.c.run_key.in_(keys),
-            RUNS.c.state.in_(("done", "diverged")),
+            RUNS.c.state.in_(RESULTS),
             METRICS.c.split == SELECTION_SPLIT,
             METRICS.c.group == "",
             METRICS.c.epoch > 0,

@@ -12,7 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.context import Context, Folders
-from worker.events import Diverged, Epoch, Event, Failed, Finished, Paused, Progress, Started
+from worker.events import (
+    Diverged,
+    Epoch,
+    Event,
+    Failed,
+    Finished,
+    Paused,
+    Progress,
+    Shrunk,
+    Started,
+    Waiting,
+)
 from worker.kinds import run
 
 if TYPE_CHECKING:
@@ -40,7 +51,9 @@ __all__ = [
     "Folders",
     "Paused",
     "Progress",
+    "Shrunk",
     "Started",
+    "Waiting",
     "load",
     "run",
 ]

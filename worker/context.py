@@ -43,6 +43,10 @@ class Context(Folders):
     loaders: int = 0
     """Threads that prepare images ahead of training; 0: training prepares its own."""
     keep: Keep = "none"
+    node: str = ""
+    """Of a Ray cluster; recorded with the attempt."""
+    checkpoint_seconds: float = 180.0
+    """At most so long between checkpoints: inside long epochs, too."""
     data_fingerprint: str | None = None
     """Of the first attempt, where there was one; other data is refused."""
     weights_sha256: str | None = None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from db.records import Artifact, EpochRecord, Provenance
+from db.records import Artifact, Cause, EpochRecord, Provenance
 
 History = tuple[EpochRecord, ...]
 
@@ -19,7 +19,9 @@ class Started:
     history: History
     provenance: Provenance
     resumed_from: int | None = None
-    """The last epoch of the checkpoint that was loaded; None when training starts afresh."""
+    """The last whole epoch of the checkpoint that was loaded; None: training starts afresh."""
+    resumed_step: int = 0
+    """Steps of the next epoch that the checkpoint already has."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,30 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class Shrunk:
+    """Memory ran out; the run goes on with smaller micro-batches, the same effective batch."""
+
+    epoch: int
+    step: int
+    """Of the whole run, from 0: the first one that took `micro_batch` images at a time."""
+    micro_batch: int
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The run stands still until something outside changes, such as a full disk."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Paused:
     """The run was told to stop; its newest checkpoint is where it goes on."""
 
     epoch: int
+    """Whole epochs that the checkpoint has."""
+    step: int = 0
+    """Steps of the next epoch that it has."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +92,13 @@ class Failed:
 
     error: str
     traceback: str
+    cause: Cause = "bug"
 
 
-Event = Started | Progress | Epoch | Paused | Finished | Diverged | Failed
+Event = Started | Progress | Epoch | Shrunk | Waiting | Paused | Finished | Diverged | Failed
 _EVENTS: dict[str, type[Event]] = {
-    c.__name__: c for c in (Started, Progress, Epoch, Paused, Finished, Diverged, Failed)
+    c.__name__: c
+    for c in (Started, Progress, Epoch, Shrunk, Waiting, Paused, Finished, Diverged, Failed)
 }
 
 
