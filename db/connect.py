@@ -106,9 +106,20 @@ def _migrate(engine: sa.Engine) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.set_main_option("path_separator", "os")
-    with engine.connect().execution_options(writes=True) as connection, connection.begin():
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    with engine.connect().execution_options(writes=True, durable=True) as connection:
+        # A table that others refer to is rebuilt; the pragma counts only outside a transaction.
+        driver: Any = connection.connection.driver_connection
+        driver.execute("PRAGMA foreign_keys = OFF")
+        try:
+            with connection.begin():
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+                if broken := connection.exec_driver_sql("PRAGMA foreign_key_check").all():
+                    raise StoreError(
+                        f"the upgrade would break {len(broken)} rows; nothing changed."
+                    )
+        finally:
+            driver.execute("PRAGMA foreign_keys = ON")
 
 
 def open_engine(text: str, *, create: bool) -> sa.Engine:

@@ -11,12 +11,16 @@ import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 # The newest migration; a test holds it equal to Alembic's.
-HEAD = "0001"
+HEAD = "0002"
 
-RUN_STATES = ("pending", "running", "done", "diverged", "failed")
+RUN_STATES = ("pending", "running", "done", "diverged", "failed", "cancelled", "voided")
 # How an attempt ended: like its run, or `paused` (told to stop), `died` (its process), `lost`
 # (its driver). NULL while it goes on.
-OUTCOMES = ("done", "diverged", "failed", "paused", "died", "lost")
+OUTCOMES = ("done", "diverged", "failed", "cancelled", "paused", "died", "lost")
+
+# Text is ordered by its bytes, whatever language a PostgreSQL database was made for: reports and
+# exports come out alike on every engine, and an index serves the beginning of an id.
+TEXT = sa.String().with_variant(sa.String(collation="C"), "postgresql")
 
 
 def _one_of(column: str, values: tuple[str, ...]) -> str:
@@ -26,6 +30,7 @@ def _one_of(column: str, values: tuple[str, ...]) -> str:
 class Base(DeclarativeBase):
     """All tables."""
 
+    type_annotation_map = {str: TEXT}  # noqa: RUF012
     metadata = sa.MetaData(
         naming_convention={
             "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -78,7 +83,10 @@ class RunRow(Base):
 
 
 class SweepRun(Base):
-    """Which runs a sweep asks for, in its order; `requested` is false for what those need."""
+    """Which runs a sweep asks for, in its order; `requested` is false for what those need.
+
+    `extended` runs were added by `orch extend` and not by the sweep's file.
+    """
 
     __tablename__ = "sweep_runs"
     __table_args__ = (sa.Index(None, "run_key"), {"sqlite_with_rowid": False})
@@ -86,6 +94,7 @@ class SweepRun(Base):
     run_key: Mapped[int] = mapped_column(sa.ForeignKey("runs.key"), primary_key=True)
     position: Mapped[int]
     requested: Mapped[bool]
+    extended: Mapped[bool] = mapped_column(default=False, server_default=sa.false())
 
 
 class Dependency(Base):
@@ -98,7 +107,10 @@ class Dependency(Base):
 
 
 class Owner(Base):
-    """A process that claims runs. The start time tells it from a later one with the same pid."""
+    """A process that claims runs. The start time tells it from a later one with the same pid.
+
+    It counts as lost when its heartbeat is older than `ttl` seconds by the database's clock.
+    """
 
     __tablename__ = "owners"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -109,6 +121,7 @@ class Owner(Base):
     started: Mapped[float]
     heartbeat: Mapped[float]
     ended: Mapped[float | None]
+    ttl: Mapped[float] = mapped_column(default=60.0, server_default="60")
 
 
 class Attempt(Base):
@@ -138,6 +151,14 @@ class Attempt(Base):
     error: Mapped[str | None]
     traceback: Mapped[str | None]
     peak_memory: Mapped[int | None] = mapped_column(sa.BigInteger)
+    cause: Mapped[str | None]
+    node: Mapped[str | None]
+    threads: Mapped[int | None]
+    precision: Mapped[str | None]
+    micro_batch: Mapped[int | None]
+    resumed_step: Mapped[int | None]
+    data_fingerprint: Mapped[str | None]
+    weights_sha256: Mapped[str | None]
 
 
 class EpochRow(Base):
@@ -183,3 +204,18 @@ class ArtifactRow(Base):
     path: Mapped[str]
     sha256: Mapped[str]
     bytes: Mapped[int] = mapped_column(sa.BigInteger)
+
+
+class VoidRow(Base):
+    """What a run had measured and left when it was voided, as JSON: kept, and in no table."""
+
+    __tablename__ = "voids"
+    __table_args__ = (sa.UniqueConstraint("run_key", "voided"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_key: Mapped[int] = mapped_column(sa.ForeignKey("runs.key"))
+    voided: Mapped[float]
+    reason: Mapped[str]
+    state: Mapped[str]
+    attempt: Mapped[int]
+    history: Mapped[str]
+    artifacts: Mapped[str]
