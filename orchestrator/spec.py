@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -17,7 +17,9 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     field_validator,
     model_validator,
@@ -34,6 +36,10 @@ from worker.models import MODELS
 
 PRETRAIN_FIELDS = {"kind", "models", "seeds", "threads", "resources"}
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+DEFAULT = "default"
+"""Among resources by model: those of the models that are not named."""
+FOR_ALL, PER_MODEL = "for all", "per model"
+"""The two forms of `resources`; no field or model can be called so."""
 
 
 class _At(ValueError):
@@ -89,6 +95,30 @@ def _learning_rates(value: Any) -> Any:
     return {name: _rates(rates, name) for name, rates in value.items()}
 
 
+def _not_empty(value: Any) -> Any:
+    if value == {}:
+        raise ValueError("is empty; give `cpus`, `gpus`, or leave it out")
+    return value
+
+
+def _resources_form(value: Any) -> str:
+    """One for all models, or one a model: told by what the keys name."""
+    pairs = value.items() if isinstance(value, dict) else ()
+    by_model = any(key == DEFAULT or key in MODELS or isinstance(v, dict) for key, v in pairs)
+    return PER_MODEL if by_model else FOR_ALL
+
+
+def _per_model(value: dict[str, Any]) -> dict[str, Any]:
+    for name, given in value.items():
+        if name in Resources.model_fields:
+            raise _At(f"stands among models; write `{DEFAULT}: {{{name}: {given}}}`", name)
+        if name != DEFAULT and name not in MODELS:
+            raise _At(f'unknown model "{name}"; {nearest(name, [DEFAULT, *MODELS])}', name)
+        if given == {}:
+            raise _At("is empty; give `cpus`, `gpus`, or leave it out", name)
+    return value
+
+
 def _evaluate(value: Any) -> Any:
     if value in ("table", "all"):
         return value
@@ -127,6 +157,9 @@ class Resources(_Strict):
         return gpus
 
 
+ByModel = Annotated[dict[str, Resources], BeforeValidator(_per_model)]
+
+
 class Block(_Strict):
     """One product of models, datasets, methods, learning rates and seeds."""
 
@@ -155,7 +188,12 @@ class Block(_Strict):
     """At most so many images of training and of each split: to try things out."""
     keep: Keep = "none"
     """Weights that a finished run leaves: the selected epoch's, the last one's, or none."""
-    resources: Resources = Resources()
+    resources: Annotated[
+        Annotated[Resources, Tag(FOR_ALL)] | Annotated[ByModel, Tag(PER_MODEL)],
+        Discriminator(_resources_form),
+        BeforeValidator(_not_empty),
+    ] = Resources()
+    """One for all runs, or {model: resources}; what a model leaves out comes from `default`."""
 
     @model_validator(mode="after")
     def _whole(self) -> Block:
@@ -168,8 +206,7 @@ class Block(_Strict):
         if self.kind == "pretrain":
             self._check_pretrain()
             return self
-        if self.precision == "tf32" and not self.resources.gpus:
-            raise _At("tf32 needs a GPU; set `resources: {gpus: 1}`, or use fp32", "precision")
+        self._check_precision()
         for field in ("datasets", "methods"):
             if not getattr(self, field):
                 raise _At("is missing or empty; name at least one", field)
@@ -186,6 +223,16 @@ class Block(_Strict):
             for method in self.methods:
                 self.rates(METHODS[method])
         return self
+
+    def _check_precision(self) -> None:
+        lacking = [model for model in self.models if not self.resources_of(model).gpus]
+        if self.precision == "tf32" and lacking:
+            whose = (
+                "" if isinstance(self.resources, Resources) else f', and "{lacking[0]}" has none'
+            )
+            raise _At(
+                f"tf32 needs a GPU{whose}; set `resources: {{gpus: 1}}`, or use fp32", "precision"
+            )
 
     def _check_size(self, dataset: Dataset) -> None:
         """A model built for one size of image cannot train on another."""
@@ -223,6 +270,16 @@ class Block(_Strict):
                         "evaluate",
                         self.evaluate.index(split),
                     )
+
+    def resources_of(self, model: str) -> Resources:
+        """What a run of `model` occupies: its own fields, then `default`'s."""
+        if isinstance(self.resources, Resources):
+            return self.resources
+        given: dict[str, float] = {}
+        for name in (DEFAULT, model):
+            if (own := self.resources.get(name)) is not None:
+                given |= {field: getattr(own, field) for field in own.model_fields_set}
+        return Resources(**given)
 
     def rates(self, method: Method) -> Rates:
         """The learning rates of a method: its own entry, its family's, the list or its default."""
@@ -267,9 +324,32 @@ def blocks_of(file: yaml_file.YamlFile) -> tuple[str, list[Block]]:
             blocks.append(Block.model_validate({**top, **block}))
         except ValidationError as error:
             problems += _explain(file, error, prefix, top.keys() - block.keys())
+    if not problems:
+        inherited = ["resources" not in block for block in grids]
+        problems += _strangers(file, blocks, prefixes, inherited)
     if problems:
         raise SpecError("\n".join(dict.fromkeys(problems)))
     return str(name), blocks
+
+
+def _strangers(
+    file: yaml_file.YamlFile,
+    blocks: Sequence[Block],
+    prefixes: Sequence[tuple[Any, ...]],
+    inherited: Sequence[bool],
+) -> Iterator[str]:
+    """Models that `resources` names and no block it is for has."""
+    above = {
+        m for block, given in zip(blocks, inherited, strict=True) if given for m in block.models
+    }
+    for block, prefix, from_above in zip(blocks, prefixes, inherited, strict=True):
+        known = above if from_above else set(block.models)
+        named = () if isinstance(block.resources, Resources) else block.resources
+        for model in named:
+            if model != DEFAULT and model not in known:
+                place = (*(() if from_above else prefix), "resources", model)
+                models = ", ".join(sorted(known))
+                yield file.problem(place, f"is not one of `models` ({models}); leave it out")
 
 
 def _is_blocks(value: Any) -> bool:
@@ -287,6 +367,7 @@ def _explain(
     for found in error.errors():
         raised = found.get("ctx", {}).get("error")
         location = (*found["loc"], *(raised.location if isinstance(raised, _At) else ()))
+        location = tuple(part for part in location if part not in (FOR_ALL, PER_MODEL))
         inside = () if location and location[0] in above else prefix
         yield file.problem((*inside, *location), _sentence(found))
 

@@ -77,21 +77,23 @@ def _runs(block: Block) -> Iterator[Planned]:
     """A block's runs in the order of its lists, each preceded by what it needs."""
     if block.kind == "pretrain":
         for model in map(MODELS.__getitem__, block.models):
+            resources = block.resources_of(model.id)
             for seed in block.seeds:
-                yield Planned(pretraining(model, seed, block.threads), block.resources)
+                yield Planned(pretraining(model, seed, block.threads), resources)
         return
     for model in map(MODELS.__getitem__, block.models):
+        resources = block.resources_of(model.id)
         weights: str = block.weights
         if model.recipe and weights == "pretrained":
             needed = pretraining(model, 0, block.threads)
-            yield Planned(needed, block.resources, requested=False)
+            yield Planned(needed, resources, requested=False)
             weights = f"run:{needed.id}"
         for dataset in map(DATASETS.__getitem__, block.datasets):
             for method in map(METHODS.__getitem__, block.methods):
                 for rate in block.rates(method):
                     for seed in block.seeds:
                         run = _finetuning(block, model, weights, dataset, method, rate, seed)
-                        yield Planned(run, block.resources, block.keep)
+                        yield Planned(run, resources, block.keep)
 
 
 def _finetuning(

@@ -212,6 +212,88 @@ BAD = {
     "two gpus, in lines": Bad(
         written(resources="\n  cpus: 4\n  gpus: 2"), "7: resources.gpus:", "give 1 or a fraction"
     ),
+    # resources, one for each model
+    "resources of an unknown model": Bad(
+        written(resources="{tiny_vti: {cpus: 2}}"),
+        "5: resources.tiny_vti:",
+        'unknown model "tiny_vti"; did you mean "tiny_vit"?',
+    ),
+    "resources of no model, misspelled": Bad(
+        written(resources="\n  defualt: {cpus: 2}\n  tiny_vit: {cpus: 1}"),
+        "6: resources.defualt:",
+        'did you mean "default"?',
+    ),
+    "resources of a model that the sweep does not have": Bad(
+        written(resources="\n  default: {cpus: 2}\n  tiny_bit: {cpus: 1}"),
+        "7: resources.tiny_bit:",
+        "is not one of `models` (tiny_vit); leave it out",
+    ),
+    "resources of a model that the block does not have": Bad(
+        BLOCKS + "methods: [sgd]\ngrids:\n- {}\n- models: [tiny_bit]\n"
+        "  resources: {tiny_vit: {cpus: 2}}\n",
+        "8: grids[1].resources.tiny_vit:",
+        "is not one of `models` (tiny_bit)",
+    ),
+    "resources of a model that no block has": Bad(
+        "name: s\ndatasets: [digits]\nmethods: [sgd]\n"
+        "resources: {default: {cpus: 2}, bit_r50_in21k: {cpus: 1}}\n"
+        "grids:\n- models: [tiny_vit]\n- models: [tiny_bit]\n",
+        "4: resources.bit_r50_in21k:",
+        "is not one of `models` (tiny_bit, tiny_vit)",
+    ),
+    "resources of a model, misspelled": Bad(
+        written(resources="{tiny_vit: {gpu: 1}}"),
+        "5: resources.tiny_vit.gpu:",
+        'did you mean "gpus"?',
+    ),
+    "two gpus for a model": Bad(
+        written(resources="\n  tiny_vit:\n    gpus: 2"),
+        "7: resources.tiny_vit.gpus:",
+        "give 1 or a fraction",
+    ),
+    "two gpus by default": Bad(
+        written(resources="{default: {gpus: 2}, tiny_vit: {gpus: 1}}"),
+        "5: resources.default.gpus:",
+        "give 1 or a fraction",
+    ),
+    "a number for a model's resources": Bad(
+        written(resources="{tiny_vit: 2}"), "5: resources.tiny_vit:", "`field: value` pairs, not 2"
+    ),
+    "a field among models": Bad(
+        written(resources="{cpus: 2, tiny_vit: {cpus: 1}}"),
+        "5: resources.cpus:",
+        "stands among models; write `default: {cpus: 2}`",
+    ),
+    "no resources": Bad(written(resources="{}"), "5: resources:", "is empty; give `cpus`"),
+    "no resources of a model": Bad(
+        written(resources="{default: {cpus: 2}, tiny_vit: {}}"),
+        "5: resources.tiny_vit:",
+        "is empty; give `cpus`",
+    ),
+    "nothing for a model's resources": Bad(
+        written(resources="{default: {cpus: 2}, tiny_vit: }"),
+        "5: resources.tiny_vit:",
+        "is empty; give a value, or leave the line out",
+    ),
+    "nothing for resources": Bad(
+        written(resources=""), "5: resources:", "is empty; give a value, or leave the line out"
+    ),
+    "tf32 with a model without a GPU": Bad(
+        written(
+            models="[tiny_bit, tiny_vit]",
+            precision="tf32",
+            resources="{default: {gpus: 1}, tiny_vit: {gpus: 0}}",
+        ),
+        "5: precision:",
+        'needs a GPU, and "tiny_vit" has none',
+    ),
+    "two resources for one run, by model": Bad(
+        BLOCKS
+        + "methods: [sgd]\ngrids:\n- resources: {tiny_vit: {cpus: 1}}\n"
+        + "- seeds: [0, 1]\n  resources: {default: {cpus: 2}}\n",
+        "8: grids[1].resources:",
+        "an earlier block gives tiny_vit digits sgd lr=3e-05 s0 other resources",
+    ),
     # fields that do not fit together
     "micro_batch over batch_size": Bad(
         written(batch_size="8", micro_batch="16"), "6: micro_batch:", "at most batch_size"
@@ -459,6 +541,55 @@ def test_a_run_id_depends_on_neither_the_order_of_the_file_nor_on_resources(
     shuffled = {field: data.draw(st.permutations(product[field])) for field in fields}
 
     assert ids(as_text(product)) == ids(as_text(shuffled, resources="{cpus: 3, gpus: 0.25}"))
+
+
+def resources(text: str) -> dict[str, tuple[float, float]]:
+    """(cpus, gpus) of each model's runs, pretraining included, which must agree."""
+    found: dict[str, tuple[float, float]] = {}
+    for one in sweeps.loads(text, "sweep.yaml").planned:
+        own = one.resources.cpus, one.resources.gpus
+        assert found.setdefault(one.run.model, own) == own, one.run
+    return found
+
+
+def test_resources_may_differ_by_model() -> None:
+    fields = {"models": "[bit_r50_in21k, clip_vit_b16, tiny_vit, tiny_bit]"} | {
+        "datasets": "[waterbirds]"
+    }
+    given = (
+        "{default: {gpus: 1, cpus: 4}, bit_r50_in21k: {gpus: 0.25, cpus: 2}, tiny_vit: {gpus: 0}}"
+    )
+
+    assert resources(written(**fields, resources=given)) == {
+        "bit_r50_in21k": (2, 0.25),
+        "clip_vit_b16": (4, 1),
+        "tiny_vit": (4, 0),
+        "tiny_bit": (4, 1),
+    }
+    assert resources(written(**fields, resources="{tiny_vit: {cpus: 3}}")) == {
+        "bit_r50_in21k": (1, 0),
+        "clip_vit_b16": (1, 0),
+        "tiny_vit": (3, 0),
+        "tiny_bit": (1, 0),
+    }
+
+
+def test_resources_above_the_blocks_hold_for_their_models() -> None:
+    text = (
+        "name: s\ndatasets: [digits]\nmethods: [sgd]\nprecision: tf32\n"
+        "resources: {default: {gpus: 1}, tiny_vit: {gpus: 0.5}, tiny_bit: {gpus: 0.125}}\n"
+        "grids:\n- models: [tiny_vit]\n- models: [tiny_bit]\n  seeds: [0, 1]\n"
+    )
+
+    assert resources(text) == {"tiny_vit": (1, 0.5), "tiny_bit": (1, 0.125)}
+
+
+def test_the_same_resources_may_be_said_in_both_ways() -> None:
+    text = BLOCKS + "methods: [sgd]\ngrids:\n- resources: {cpus: 2}\n"
+
+    both = text + "- seeds: [0, 1]\n  resources: {default: {gpus: 0}, tiny_vit: {cpus: 2}}\n"
+
+    assert resources(both) == {"tiny_vit": (2, 0)}
 
 
 def test_blocks_may_stand_in_any_order() -> None:
