@@ -1,0 +1,178 @@
+"""What a run costs before it is trained: its arithmetic, and its seconds once others were timed.
+
+A run trains on its images three passes' worth an epoch (forward, and twice that backward), and
+evaluates once before training and after every epoch. No torch and no store: plain inputs.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import NamedTuple
+
+from db.records import Run
+from worker.data import DATASETS
+from worker.methods import METHODS
+from worker.models import MODELS
+
+# Multiply-adds of one image forward, in billions, at the model's own image size and with a head of
+# 10 classes; a test counts them on every declared model. Papers print them as "GFLOPs".
+GIGA_MACS: Mapping[str, float] = {
+    "clip_vit_b16": 17.56,
+    "clip_vit_l14": 81.01,
+    "vit_b16_in21k": 17.56,
+    "dino_vit_b16": 17.56,
+    "convnext_b_in22k": 15.35,
+    "bit_r50_in21k": 4.087,
+    "bit_r101_in21k": 7.799,
+    "clip_vit_h14": 167.3,
+    "bit_r50_sgd": 4.087,
+    "bit_r50_adamw": 4.087,
+    "bit_r50_patchify_sgd": 3.979,
+    "bit_r50_patchify_adamw": 3.979,
+    "tiny_vit": 0.001385,
+    "tiny_bit": 0.000941,
+}
+# Of datasets whose declaration names no count: those that code draws, and the miniatures as
+# `orch data make-mini` writes them unless told otherwise.
+IMAGES: Mapping[str, Mapping[str, int]] = {
+    "digits": {"train": 809, "id": 269, "ood": 719},
+    "shapes": {"train": 12_800, "id": 1_000},
+}
+MINIATURE_IMAGES = {"train": 512, "id": 256}
+SOME_IMAGES = 512
+TRAINING_PASSES = 3
+BYTES = 4
+"""Of a weight: they and the optimizer's states are float32 whatever the precision."""
+
+
+class Setting(NamedTuple):
+    """What a run's time depends on: runs that share it take about as long."""
+
+    kind: str
+    model: str
+    dataset: str
+    epochs: int
+    images_per_split: int | None
+    evaluate: tuple[str, ...]
+    evaluate_on_improvement: tuple[str, ...]
+    precision: str
+    threads: int
+
+    @classmethod
+    def of(cls, run: Run) -> Setting:
+        """The setting of a run."""
+        return cls(
+            run.kind,
+            run.model,
+            run.dataset,
+            run.epochs,
+            run.images_per_split,
+            run.evaluate,
+            run.evaluate_on_improvement,
+            run.precision,
+            run.threads,
+        )
+
+
+class Estimate:
+    """How long runs take, from what was timed: `known` are mean seconds of finished runs.
+
+    A setting that was timed takes what it took. Another one takes its arithmetic times the median
+    seconds for an operation of the nearest settings that were timed: of its model on its dataset,
+    else of its model, else of any.
+    """
+
+    def __init__(self, known: Mapping[Setting, float] | None = None) -> None:
+        self._seconds = dict(known or {})
+        self.timed = bool(self._seconds)
+        """Whether anything was: where nothing was, costs are relative."""
+        ratios: dict[tuple[str, ...], list[float]] = defaultdict(list)
+        for setting, seconds in self._seconds.items():
+            for near in _nearness(setting):
+                ratios[near].append(seconds / flops(setting))
+        self._ratio = {near: statistics.median(found) for near, found in ratios.items()}
+
+    def seconds(self, run: Run) -> float:
+        """Seconds that `run` takes; where nothing was timed, its floating-point operations."""
+        setting = Setting.of(run)
+        if setting not in self._seconds:
+            ratio = next((self._ratio[n] for n in _nearness(setting) if n in self._ratio), 1.0)
+            self._seconds[setting] = ratio * flops(setting)
+        return self._seconds[setting]
+
+
+def _nearness(setting: Setting) -> tuple[tuple[str, ...], ...]:
+    """What other settings may share with this one, the most telling first."""
+    kind, model, dataset = setting[:3]
+    return (kind, model, dataset), (kind, model), ()
+
+
+def flops(setting: Setting) -> float:
+    """Floating-point operations of a run: two for each multiply-add."""
+    counts = _images(setting)
+    train = TRAINING_PASSES * counts.get("train", SOME_IMAGES) * setting.epochs
+    always = sum(counts.get(split, SOME_IMAGES) for split in setting.evaluate)
+    sometimes = sum(counts.get(split, SOME_IMAGES) for split in setting.evaluate_on_improvement)
+    # The selection score improves in about half of the epochs, the earlier ones.
+    evaluated = always * (setting.epochs + 1) + sometimes * (setting.epochs + 1) / 2
+    return 2e9 * _giga_macs(setting.model, setting.dataset) * (train + evaluated)
+
+
+@lru_cache
+def _giga_macs(model: str, dataset: str) -> float:
+    """Of one image; models that take several sizes do as much more as the image has more pixels."""
+    entry = MODELS.get(model)
+    if entry is None:
+        return 1.0  # of a plugin that is not loaded: known to the store alone
+    counted = GIGA_MACS.get(model)
+    if counted is None:
+        pixels = entry.image_size**2
+        counted = entry.parameters * pixels * _per_parameter_and_pixel(entry.family)
+    side = DATASETS[dataset].side if dataset in DATASETS else None
+    resized = side is not None and entry.published is None
+    return counted * (side / entry.image_size) ** 2 if resized and side else counted
+
+
+@lru_cache
+def _per_parameter_and_pixel(family: str) -> float:
+    """What a model of the family does that nobody counted, by the median of those counted."""
+    counted = [(MODELS[name], macs) for name, macs in GIGA_MACS.items() if name in MODELS]
+    return statistics.median(
+        macs / (model.parameters * model.image_size**2)
+        for model, macs in counted
+        if model.family == family
+    )
+
+
+def _images(setting: Setting) -> dict[str, int]:
+    """Images of training and of each split, as far as they are known."""
+    entry = DATASETS.get(setting.dataset)
+    known = entry.images if entry else {}
+    if not known:
+        miniature = setting.dataset.startswith("mini_")
+        known = IMAGES.get(setting.dataset, MINIATURE_IMAGES if miniature else {})
+    limit = setting.images_per_split
+    splits = ("train", *setting.evaluate, *setting.evaluate_on_improvement)
+    counts = {split: known.get(split, SOME_IMAGES) for split in splits}
+    return counts if limit is None else {k: min(n, limit) for k, n in counts.items()}
+
+
+def weights_bytes(run: Run) -> int:
+    """What the weights of a run take on disk, in bytes."""
+    entry = MODELS.get(run.model)
+    return BYTES * entry.parameters if entry else 0
+
+
+def checkpoint_bytes(run: Run) -> int:
+    """Most bytes that the checkpoints of a run take on disk while it trains.
+
+    Weights and optimizer states; twice, as a new checkpoint is written before the old one goes.
+    """
+    method = METHODS.get(run.method)
+    states = 0
+    if method is not None:
+        states = 2 if method.optimizer == "adamw" else int(method.momentum > 0)
+    return 2 * (1 + states) * weights_bytes(run)
