@@ -11,8 +11,9 @@ from typing import Any
 import click
 
 from db.records import Claim, EpochRecord, State
+from orchestrator.engine.attempt import resumed
 from orchestrator.cli.show import console, duration, percent
-from worker.events import Diverged, Epoch, Event, Finished, Progress, Started
+from worker.events import Diverged, Epoch, Event, Finished, Progress, Shrunk, Started, Waiting
 
 SIGN_OF_LIFE = 30.0
 """Seconds between lines about one run in a pipe: long epochs should not look like silence."""
@@ -30,6 +31,7 @@ class Lines:
         self.latest: dict[str, EpochRecord] = {}
         self.decoding: dict[str, str] = {}
         """Of runs whose images are being decoded into the cache, how far that is."""
+        self.waits: dict[str, str] = {}
         self._claimed: dict[str, float] = {}
         self._told: dict[str, float] = {}
 
@@ -56,15 +58,24 @@ class Lines:
                 self._claimed[run_id] = time.monotonic()
                 self.decoding.pop(run_id, None)
                 self.training_since = self.training_since or time.monotonic()
-                if event.resumed_from is not None:
-                    self.line(f"resumed {claim.run} after epoch {event.resumed_from}")
+                if where := resumed(event.resumed_from, event.resumed_step):
+                    self.line(f"resumed  {claim.run} {where}")
+            case Shrunk():
+                self.line(
+                    f"smaller  {claim.run}: memory ran out, {event.micro_batch} images a pass now"
+                )
+            case Waiting() if self.waits.get(run_id) != event.reason:
+                self.waits[run_id] = event.reason
+                self.line(f"waiting  {claim.run}: {event.reason}")
             case Epoch():
                 self.latest[run_id] = event.record
-            case Progress() if event.epoch == 0:
+            case Progress() if event.doing == "decoding":
                 decoded = f"decoding images, {event.step:,} of {event.steps:,}"
                 self.decoding[run_id] = decoded
             case Finished() | Diverged() if event.history:
                 self.latest[run_id] = event.history[-1]
+        if not isinstance(event, Waiting) and self.waits.pop(run_id, None):
+            self.line(f"going on {claim.run}")
         long_silent = time.monotonic() - self._told[run_id] > SIGN_OF_LIFE
         if isinstance(event, (Epoch, Progress)) and long_silent:
             self._told[run_id] = time.monotonic()
@@ -74,7 +85,8 @@ class Lines:
         """Tell how it went."""
         seconds = time.monotonic() - self._claimed.get(claim.run.id, time.monotonic())
         if state == "pending":
-            self.line(f"again    {claim.run}: {error or 'stopped'}")
+            word = f"again    {claim.run}: {error}" if error else f"paused   {claim.run}"
+            self.line(word)
             return
         self.ended_count += 1
         count = f"[{self.ended_count:>{len(str(self.total))}}/{self.total}]"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from db.errors import EnvironmentProblem
 from worker.checkpoint import Checkpoints, write_whole
 
 
@@ -71,7 +72,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
     def write(file: object) -> None:
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(EnvironmentProblem, match=rf"{tmp_path} cannot be written \(disk full\)"):
         write_whole(tmp_path, write, lambda path: "file")
     assert names(tmp_path) == []
 
@@ -81,7 +82,8 @@ def test_killed_while_writing_the_older_one_stands(tmp_path: Path) -> None:
     code = (
         "import os, signal\n"
         "from pathlib import Path\n"
-        "from worker.checkpoint import write_whole\n"
+        "from db.errors import EnvironmentProblem
+from worker.checkpoint import write_whole\n"
         "def write(file):\n"
         "    file.write(b'x' * 1000)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -92,7 +92,7 @@ def test_an_interruption_changes_no_bit(tmp_path: Path, epochs_before: int) -> N
     run = digits()
     (whole,) = finished(run, tmp_path / "whole", "best").artifacts
     asked = iter(range(10**6))
-    steps = 2 * epochs_before  # 60 images in batches of 32
+    steps = 2 + 4 * epochs_before  # 60 images in batches of 32, and two splits in one pass each
     context = worker.Context(
         data=Path("unused"),
         runs=tmp_path / "cut",
@@ -100,7 +100,7 @@ def test_an_interruption_changes_no_bit(tmp_path: Path, epochs_before: int) -> N
         should_stop=lambda: next(asked) >= steps,
     )
     *_, end = worker.run(run, context)
-    assert end == worker.Paused(epochs_before)
+    assert end == worker.Paused(epochs_before, 0)
     (again,) = finished(run, tmp_path / "cut", "best", fence=2).artifacts
     assert again == whole
     (third,) = finished(run, tmp_path / "cut", "best", fence=3).artifacts

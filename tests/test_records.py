@@ -76,6 +76,8 @@ def test_events_survive_json(value: float, loss: float | None, correct: int | No
         events.Started(history, records.Provenance("h", "cpu", "d", "w", {"torch": "2"}), 1),
         events.Progress(1, 2, 3),
         events.Epoch(record),
+        events.Shrunk(1, 2, 3),
+        events.Waiting("a disk is full"),
         events.Paused(3),
         events.Finished(history, (records.Artifact("n", "p", "s", 1),), None),
         events.Diverged(history, 2, 7),

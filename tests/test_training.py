@@ -20,7 +20,7 @@ from worker.data import Split
 from worker.data.images import load
 from worker.determinism import arithmetic, generator, random_state, set_random_state, settle
 from worker.evaluate import headline
-from worker.finetune import train_step
+from worker.finetune import gradient
 from worker.methods import METHODS
 from worker.models import MODELS
 from worker.models.weights import new_model
@@ -61,9 +61,9 @@ def test_micro_batches_give_the_batchs_exact_mean(micro: int, size: int) -> None
     for pieces in (a_run(micro_batch=32), run):
         settle(0, 1)
         model = new_model(MODELS["toy"], 2).eval()  # without dropout, which draws by batch
-        optim = torch.optim.SGD(model.parameters(), lr=0.0)
         pixels = map(data.train.batch, batch.split(pieces.micro_batch))
-        loss, _ = train_step(pieces, "cpu", model, optim, data.train.labels[batch], pixels)
+        labels = data.train.labels[batch]
+        loss, _ = gradient(pieces, "cpu", model, labels, pixels, pieces.micro_batch)
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))  # type: ignore[union-attr]
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-7)
     expected = functional.cross_entropy(model(data.train.batch(batch)), data.train.labels[batch])
@@ -164,10 +164,11 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
 
 
 def test_told_to_stop_it_pauses_and_goes_on(tmp_path: Path) -> None:
-    asked = iter([False] * 3 + [True] * 99)
+    asked = iter([False] * 7 + [True] * 99)
     context = worker.Context(data=Path("unused"), runs=tmp_path, should_stop=lambda: next(asked))
     events = list(worker.run(a_run(), context))
-    assert events[-1] == worker.Paused(1), "two steps an epoch: stopped in the second epoch"
+    # Asked before each of two forward passes of an evaluation and each of two steps of an epoch.
+    assert events[-1] == worker.Paused(1, 1), "stopped in the second epoch, after its first step"
     resumed = finished(train(a_run(), tmp_path, fence=2))
     assert measured(resumed) == measured(finished(train(a_run(), tmp_path / "whole")))
 

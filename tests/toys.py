@@ -1,7 +1,8 @@
 """A plugin for tests and benchmarks: real code paths on models and data that take milliseconds.
 
-`orch --plugin tests/toys.py` declares one small dataset and models that train, diverge, raise or
-kill their process. What misbehaves does so until a file in the folder ORCH_TOYS says otherwise.
+`orch --plugin tests/toys.py` declares one small dataset and models that train, diverge, raise, run
+out of memory or kill their process. What raises or dies does so until a file in the folder
+ORCH_TOYS says otherwise.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import worker.data as datasets
 import worker.models as models
+from db.errors import MissingInputs
 from worker.data import Dataset, Split
 from worker.models import Model
 
@@ -23,9 +25,12 @@ DATASET = Dataset(
     splits=(Split("id", "accuracy", "left"), Split("ood", "accuracy", "right")),
     load="orch_plugin_toys:load",
 )
-NAMES = ("toy", "toy_slow", "toy_nan", "toy_raises", "toy_dies", "toy_dies_once")
-SLOW_STEP = 0.02
-"""Seconds a forward pass of `toy_slow` sleeps."""
+NAMES = (
+    "toy", "toy_slow", "toy_long", "toy_nan", "toy_raises", "toy_dies", "toy_dies_once",
+    "toy_oom", "toy_oom_once", "toy_bad_data",
+)  # fmt: skip
+SLOW_STEP = float(os.environ.get("ORCH_TOY_STEP", "0.02"))
+"""Seconds a forward pass of `toy_slow` sleeps; of `toy_long` five times as many, from the start."""
 
 
 def load(data: Path):  # type: ignore[no-untyped-def]
@@ -58,13 +63,24 @@ def _build(name: str, classes: int):  # type: ignore[no-untyped-def]
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             self.steps += 1
+            if name == "toy_long":
+                time.sleep(5 * SLOW_STEP)
             # An epoch is 6 passes, after 2 before training: in the first epoch, or in the second.
             if self.steps > (3 if name == "toy_dies" else 12):
                 misbehave(name)
             logits: torch.Tensor = self.head(self.dropout(self.embedding(images).relu()).flatten(1))
+            if len(images) > _fitting(name) and torch.is_grad_enabled():
+                raise torch.OutOfMemoryError(f"the toy has no room for {len(images)} images")
             return logits * float("nan") if name == "toy_nan" and self.steps > 12 else logits
 
     return Toy()
+
+
+def _fitting(name: str) -> float:
+    """Images that a training pass of the model called `name` has memory for."""
+    if name == "toy_oom":
+        return int(os.environ.get("ORCH_TOY_MEMORY", "0"))
+    return 4 if name == "toy_oom_once" else float("inf")
 
 
 def misbehave(name: str) -> None:
@@ -73,6 +89,8 @@ def misbehave(name: str) -> None:
         time.sleep(SLOW_STEP)
     if name == "toy_raises" and not _told("mended"):
         raise RuntimeError("the toy breaks on purpose")
+    if name == "toy_bad_data":
+        raise MissingInputs("7.png: not a readable image (cut short); fetch it again.")
     if name == "toy_dies" or (name == "toy_dies_once" and not _told("died")):
         (Path(os.environ["ORCH_TOYS"]) / "died").touch()
         os._exit(1)
@@ -90,6 +108,26 @@ def toy(classes: int):  # type: ignore[no-untyped-def]
 def toy_slow(classes: int):  # type: ignore[no-untyped-def]
     """A model that takes its time."""
     return _build("toy_slow", classes)
+
+
+def toy_long(classes: int):  # type: ignore[no-untyped-def]
+    """A model that takes so long that a stop falls inside an epoch."""
+    return _build("toy_long", classes)
+
+
+def toy_oom(classes: int):  # type: ignore[no-untyped-def]
+    """A model that trains on ORCH_TOY_MEMORY images at a time at most, by default on none."""
+    return _build("toy_oom", classes)
+
+
+def toy_oom_once(classes: int):  # type: ignore[no-untyped-def]
+    """A model that trains on four images at a time at most."""
+    return _build("toy_oom_once", classes)
+
+
+def toy_bad_data(classes: int):  # type: ignore[no-untyped-def]
+    """A model that meets an image which cannot be read."""
+    return _build("toy_bad_data", classes)
 
 
 def toy_nan(classes: int):  # type: ignore[no-untyped-def]

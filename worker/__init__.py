@@ -41,6 +41,23 @@ def load(run_id: str, runs: str | Path = "runs") -> nn.Module:
     return kept.load(run_id, runs)
 
 
+def limit_memory(device: str, share: float) -> None:
+    """Let this process allocate at most `share` (0 to 1] of a GPU's memory; on the CPU, nothing.
+
+    It holds until it is set again: a process that is reused sets it before each run.
+    """
+    from worker import device as devices
+
+    devices.limit_memory(device, share)
+
+
+def memory_left(device: str) -> int:
+    """Bytes that this process still holds on a GPU between two runs; 0 on the CPU."""
+    from worker import device as devices
+
+    return devices.memory_left(device)
+
+
 __all__ = [
     "Context",
     "Diverged",
@@ -54,6 +71,8 @@ __all__ = [
     "Shrunk",
     "Started",
     "Waiting",
+    "limit_memory",
     "load",
+    "memory_left",
     "run",
 ]

@@ -12,6 +12,10 @@ def _never() -> bool:
     return False
 
 
+class Stopped(Exception):
+    """Raised between two steps of a run that was told to stop, its state saved if it could be."""
+
+
 Keep = Literal["none", "best", "last"]
 """Which epoch's weights a finished run leaves: none, the one that selection picks, the last."""
 
@@ -52,7 +56,7 @@ class Context(Folders):
     weights_sha256: str | None = None
     """The same for the weights that training starts from."""
     should_stop: Callable[[], bool] = field(default=_never)
-    """Asked before every step; a run that is told to stop yields `Paused` and ends."""
+    """Asked before every step and forward pass; a run told to stop yields `Paused` and ends."""
 
     def folder(self, run_id: str) -> Path:
         """The run's own folder, made on first use."""

@@ -5,9 +5,10 @@ Sources: PROTOCOL section 2 (which metric selects, which is shown).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from worker.data import Split
 from worker.data.images import Images, Loaded
 from worker.data.prefetch import prefetch
 from worker.determinism import arithmetic
+from worker.memory import fitting
 
 EVALUATION_BATCH = 256
 """Images a forward pass at the tiny models' side; fewer of larger ones (see `batch_size`)."""
@@ -39,21 +41,52 @@ def batch_size(side: int) -> int:
     return EVALUATION_BATCH if side <= 64 else LARGE_BATCH
 
 
-@torch.inference_mode()
-def count_correct(model: nn.Module, images: Images, groups: int, eye: Eye) -> tuple[Tensor, Tensor]:
-    """How many images each group has right, and how many it has: two (groups,) int64 tensors.
+@dataclass
+class Tally:
+    """How far the evaluation of a model has come: it goes on from here after any forward pass."""
 
-    The model stays in train mode, as everywhere in the protocol: none has a layer that cares.
+    batch: int
+    """Images a forward pass; fewer than at first after memory ran out."""
+    metrics: list[Metric] = field(default_factory=list)
+    """Of the splits that are done."""
+    seen: int = 0
+    """Images of the split under way that were shown, in their order."""
+    correct: Tensor | None = None
+    """(groups,) int64, the right ones among them; None before the first."""
+
+
+def count_correct(
+    model: nn.Module, images: Images, groups: int, eye: Eye, tally: Tally
+) -> Iterator[tuple[int, int]]:
+    """Count in `tally` how many images each group has right, from where it stands.
+
+    Yields (images seen, images in all) before each forward pass. The model stays in train mode, as
+    everywhere in the protocol: none has a layer that cares. Where memory runs out the batches are
+    halved; raises `OutOfMemory` where a single image does not fit.
     """
-    hits = []
-    batches = torch.arange(len(images)).split(eye.batch)
-    with closing(prefetch(images.batch, batches, eye.loaders)) as pixels:
-        for indices, shown in zip(batches, pixels, strict=True):
-            with arithmetic(eye.device, eye.precision):
-                logits = model(shown.to(eye.device))
-            hits.append(logits.argmax(dim=1).cpu() == images.labels[indices])
-    correct = torch.bincount(images.groups[torch.cat(hits)], minlength=groups)
-    return correct, torch.bincount(images.groups, minlength=groups)
+    if tally.correct is None:
+        tally.correct = torch.zeros(groups, dtype=torch.int64)
+    while tally.seen < len(images):
+        batches = torch.arange(tally.seen, len(images)).split(tally.batch)
+        with closing(prefetch(images.batch, batches, eye.loaders)) as pixels:
+            for batch in batches:
+                yield tally.seen, len(images)
+                look = partial(_right, model, pixels, images.labels[batch], eye)
+                right = fitting(model, eye.device, len(batch), look)
+                if right is None:
+                    tally.batch = len(batch) // 2
+                    break
+                tally.correct += torch.bincount(images.groups[batch[right]], minlength=groups)
+                tally.seen += len(batch)
+
+
+@torch.inference_mode()
+def _right(model: nn.Module, pixels: Iterator[Tensor], labels: Tensor, eye: Eye) -> Tensor:
+    """(B,) bool: which of the next batch's images the model has right."""
+    with arithmetic(eye.device, eye.precision):
+        logits = model(next(pixels).to(eye.device))
+    right: Tensor = logits.argmax(dim=1).cpu() == labels
+    return right
 
 
 def headline(split: Split, correct: Tensor, n: Tensor, train_counts: Tensor) -> Metric:
@@ -88,17 +121,39 @@ def headline(split: Split, correct: Tensor, n: Tensor, train_counts: Tensor) -> 
     return Metric(split.name, "", split.metric, value, None, int(n.sum()))
 
 
-def evaluate(
-    model: nn.Module, data: Loaded, splits: Sequence[Split], eye: Eye
-) -> tuple[Metric, ...]:
-    """Each split's headline metric, then the accuracy of each of its groups where it has groups."""
-    found: list[Metric] = []
+def evaluation(
+    model: nn.Module, data: Loaded, splits: Iterable[Split], eye: Eye, tally: Tally
+) -> Generator[tuple[int, int], None, None]:
+    """Add to the tally what it lacks of each split's metrics.
+
+    Those are the headline, then the accuracy of each of its groups where it has groups. Yields
+    (images of the split seen, images in all) before each forward pass.
+    """
+    done = {metric.split for metric in tally.metrics}
     for split in splits:
-        correct, n = count_correct(model, data.splits[split.name], len(data.groups), eye)
-        found.append(headline(split, correct, n, data.train_group_counts()))
-        if len(data.groups) == 1:
+        if split.name in done:
             continue
-        for name, right, size in zip(data.groups, correct.tolist(), n.tolist(), strict=True):
-            if size:
-                found.append(Metric(split.name, name, "accuracy", right / size, right, size))
-    return tuple(found)
+        images = data.splits[split.name]
+        yield from count_correct(model, images, len(data.groups), eye, tally)
+        assert tally.correct is not None
+        n = torch.bincount(images.groups, minlength=len(data.groups))
+        found = [headline(split, tally.correct, n, data.train_group_counts())]
+        if len(data.groups) > 1:
+            named = zip(data.groups, tally.correct.tolist(), n.tolist(), strict=True)
+            found += [
+                Metric(split.name, name, "accuracy", right / size, right, size)
+                for name, right, size in named
+                if size
+            ]
+        tally.metrics += found
+        tally.seen, tally.correct = 0, None
+
+
+def evaluate(
+    model: nn.Module, data: Loaded, splits: Iterable[Split], eye: Eye
+) -> tuple[Metric, ...]:
+    """The metrics of some splits, in one go: see `evaluation`."""
+    tally = Tally(eye.batch)
+    for _ in evaluation(model, data, splits, eye, tally):
+        pass
+    return tuple(tally.metrics)

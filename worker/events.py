@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from db.records import Artifact, Cause, EpochRecord, Provenance
 
 History = tuple[EpochRecord, ...]
+Doing = Literal["decoding", "training", "evaluating"]
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,14 @@ class Started:
 
 @dataclass(frozen=True)
 class Progress:
-    """A sign of life inside an epoch; nothing to keep."""
+    """A sign of life, every few seconds; nothing to keep."""
 
     epoch: int
     step: int
+    """Of training; images that are decoded or evaluated."""
     steps: int
+    """In all: of the epoch, the dataset, the split."""
+    doing: Doing = "training"
 
 
 @dataclass(frozen=True)

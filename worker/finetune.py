@@ -7,11 +7,10 @@ before training (stored as epoch 0, never selectable).
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +19,36 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from db.errors import MissingInputs
-from db.records import Artifact, EpochRecord, Metric, Run
+from db.records import Artifact, EpochRecord, Run
 from worker.checkpoint import Checkpoints
-from worker.context import Context
-from worker.data import DATASETS
+from worker.context import Context, Stopped
+from worker.data import DATASETS, Split
 from worker.data.images import Images, Loaded, load, prepare
 from worker.data.prefetch import prefetch
 from worker.determinism import arithmetic, generator, random_state, set_random_state, settle
-from worker.evaluate import Eye, batch_size, evaluate
-from worker.events import Diverged, Epoch, Event, Finished, Paused, Progress, Started
+from worker.device import check_device
+from worker.disk import DiskFull, wait_for_room
+from worker.evaluate import Eye, Tally, batch_size, evaluation
+from worker.events import Diverged, Epoch, Event, Finished, Paused, Progress, Shrunk, Started
 from worker.kept import Keeper
+from worker.memory import fitting
 from worker.methods import METHODS
 from worker.models import MODELS
 from worker.models.weights import build
 from worker.optim import freeze, learning_rate, optimizer
+from worker.pace import Pace
+from worker.position import Position
 from worker.provenance import describe, peak_memory
 
 Export = Callable[[nn.Module, Path, str], tuple[Artifact, ...]]
-PROGRESS_SECONDS = 5.0
 
 
 class NonFiniteLoss(Exception):
-    """The loss of a step is not a number any more."""
+    """The loss of a step is not a number any more; `end` is what the run comes to."""
 
-    def __init__(self, step: int) -> None:
-        super().__init__(step)
-        self.step = step
+    def __init__(self, history: list[EpochRecord], epoch: int, step: int) -> None:
+        super().__init__(epoch, step)
+        self.end = Diverged(tuple(history), epoch, step)
 
 
 def no_artifacts(model: nn.Module, runs: Path, run_id: str) -> tuple[Artifact, ...]:
@@ -58,10 +61,20 @@ def finetune(run: Run, context: Context, export: Export = no_artifacts) -> Itera
 
     Raises whatever goes wrong; `worker.run` turns that into a `Failed` event.
     """
+    try:
+        yield from experiment(run, context, export)
+    except NonFiniteLoss as diverged:
+        yield diverged.end
+    except Stopped:
+        yield Paused(*Checkpoints(context.folder(run.id), context.fence).newest())
+
+
+def experiment(run: Run, context: Context, export: Export) -> Iterator[Event]:
+    """The experiment, top to bottom; raises `NonFiniteLoss` and `Stopped`, too."""
     # 1. The state that the run's numbers are defined in, then data, model and optimizer.
     entry, method = MODELS.find(run.model), METHODS.find(run.method)
-    for done, images in prepare(run.dataset, context.data, context.cache, context.loaders or 1):
-        yield Progress(0, done, images)
+    check_device(context.device, run.precision)
+    yield from decode(run, context)
     # Kept for the next run, so it must draw nothing after.
     data = load(run.dataset, context.data, context.cache).at_most(run.images_per_split)
     settle(run.seed, run.threads, run.precision)
@@ -74,50 +87,50 @@ def finetune(run: Run, context: Context, export: Export = no_artifacts) -> Itera
     # 2. Where an earlier attempt got to.
     checkpoints = Checkpoints(context.folder(run.id), context.fence)
     keeper = Keeper(context.keep, run, context.folder(run.id))
-    eye = Eye(context.device, run.precision, batch_size(entry.image_size), context.loaders)
     inputs = {"data": data.fingerprint, "pretrained weights": built.weights_sha256}
-    history = restore(checkpoints.load(), model, optim, context.device, inputs)
-    provenance = describe(context.device, data.fingerprint, built.weights_sha256)
-    yield Started(tuple(history), provenance, history[-1].epoch if history else None)
+    at = Position(run.micro_batch, Tally(batch_size(entry.image_size)))
+    if state := checkpoints.load():
+        at = restore(state, model, optim, context.device, inputs, at)
+    snapshot = partial(snapshot_of, model, optim, context.device, inputs, at)
+    pace = Pace(context, checkpoints, at, snapshot)
+    provenance = describe(run, context, data.fingerprint, built.weights_sha256, at.micro_batch)
+    yield Started(tuple(at.history), provenance, at.whole, at.step)
 
-    # 3. Before training.
-    if not history:
-        began = time.perf_counter()
-        metrics = measure(run, history, 0, model, data, eye)
-        seconds = time.perf_counter() - began
-        history.append(EpochRecord(0, None, None, run.learning_rate, metrics, seconds))
-        yield Epoch(history[-1])
-
-    # 4. The epochs. A row is on disk, in the checkpoint, before anybody hears of it.
-    for epoch in range(history[-1].epoch + 1, run.epochs + 1):
-        started = time.perf_counter()
-        try:
-            trained = yield from train_epoch(run, context, epoch, model, optim, data.train)
-        except NonFiniteLoss as stop:
-            yield Diverged(tuple(history), epoch, stop.step)
-            return
-        if trained is None:
-            yield Paused(history[-1].epoch)
-            return
-        trained_seconds = time.perf_counter() - started
-        record = EpochRecord(
-            epoch,
-            train_loss=trained.loss,
-            train_accuracy=trained.accuracy,
-            learning_rate=learning_rate(run, epoch * trained.steps, trained.steps),
-            metrics=measure(run, history, epoch, model, data, eye),
-            images_per_second=len(data.train) / trained_seconds,
-            seconds=time.perf_counter() - started,
-        )
-        history.append(record)
-        keeper.epoch(model, history)
-        checkpoints.save(epoch, snapshot(model, optim, context.device, inputs, history))
-        keeper.checkpointed(history)
+    # 3. The evaluation before training, then the epochs. An epoch's row is on disk, in the
+    # checkpoint, before anybody hears of it.
+    while at.epoch <= run.epochs:
+        if at.epoch > 0:
+            yield from train_epoch(run, context, model, optim, data.train, at, pace)
+        yield from measure(run, context, model, data, at, pace)
+        record = record_of(run, at, len(data.train))
+        at.close(record)
+        if record.epoch > 0:
+            yield from pace.with_room(partial(keeper.epoch, model, at.history))
+            yield from pace.save()
+            keeper.checkpointed(at.history)
         yield Epoch(record)
 
-    # 5. Everything once more, so that a message that was lost is made good.
-    artifacts = export(model, context.runs, run.id) + keeper.finish(model, history)
-    yield Finished(tuple(history), artifacts, peak_memory(context.device))
+    # 4. Everything once more, so that a message that was lost is made good.
+    artifacts = yield from pace.with_room(
+        lambda: export(model, context.runs, run.id) + keeper.finish(model, at.history)
+    )
+    yield Finished(tuple(at.history), artifacts, peak_memory(context.device))
+
+
+def decode(run: Run, context: Context) -> Iterator[Event]:
+    """Build what the cache of decoded images lacks, waiting for room where its disk is full."""
+    while True:
+        building = prepare(run.dataset, context.data, context.cache, context.loaders or 1)
+        try:
+            with closing(building):
+                for done, images in building:
+                    if context.should_stop():
+                        raise Stopped
+                    yield Progress(0, done, images, "decoding")
+            return
+        except DiskFull as full:
+            problem = full
+        yield from wait_for_room(problem, context.should_stop)
 
 
 def refuse_other_inputs(context: Context, data_fingerprint: str, weights_sha256: str) -> None:
@@ -135,57 +148,63 @@ def refuse_another(noun: str, before: str | None, now: str) -> None:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """What one epoch of training tells of itself."""
-
-    loss: float
-    """Mean over the epoch's images, each at the step that saw it."""
-    accuracy: float
-    steps: int
-
-
 def train_epoch(
-    run: Run, context: Context, epoch: int, model: nn.Module, optim: Any, images: Images
-) -> Generator[Event, None, Trained | None]:
-    """One pass over the training images in an order keyed by (seed, epoch).
+    run: Run, context: Context, model: nn.Module, optim: Any, images: Images, at: Position,
+    pace: Pace,
+) -> Iterator[Event]:  # fmt: skip
+    """What is left of a pass over the training images, in an order keyed by (seed, epoch).
 
-    Returns `Trained`, or None where the run was told to stop; raises `NonFiniteLoss`.
+    Counts in `at`. Where memory runs out, micro-batches are halved and the step is repeated. Raises
+    `NonFiniteLoss`, and `Stopped` between two steps.
     """
-    order = torch.randperm(len(images), generator=generator(run.seed, epoch, "order"))
+    pace.lap()
+    order = torch.randperm(len(images), generator=generator(run.seed, at.epoch, "order"))
     batches = order.split(run.batch_size)  # the last, short one is kept
-    loss, correct, told = 0.0, 0, time.monotonic()
-    shown = images.epoch(generator(run.seed, epoch, "augment"))
-    parts = [micro for batch in batches for micro in batch.split(run.micro_batch)]
-    with closing(prefetch(shown, parts, context.loaders)) as pixels:
-        for index, batch in enumerate(batches):
-            if context.should_stop():
-                return None
-            step = (epoch - 1) * len(batches) + index
-            for group in optim.param_groups:
-                group["lr"] = learning_rate(run, step, len(batches))
-            labels = images.labels[batch]
-            batch_loss, hits = train_step(run, context.device, model, optim, labels, pixels)
-            if not math.isfinite(batch_loss):
-                raise NonFiniteLoss(step)
-            loss, correct = loss + batch_loss * len(batch), correct + hits
-            if time.monotonic() - told > PROGRESS_SECONDS:
-                told = time.monotonic()
-                yield Progress(epoch, index + 1, len(batches))
-    return Trained(loss / len(images), correct / len(images), len(batches))
+    shown = images.epoch(generator(run.seed, at.epoch, "augment"))
+    while at.step < len(batches):  # once more after micro-batches were halved
+        left = batches[at.step :]
+        parts = [micro for batch in left for micro in batch.split(at.micro_batch)]
+        with closing(prefetch(shown, parts, context.loaders)) as pixels:
+            for batch in left:
+                yield from pace.between("training", at.step, len(batches))
+                step = (at.epoch - 1) * len(batches) + at.step
+                for group in optim.param_groups:
+                    group["lr"] = learning_rate(run, step, len(batches))
+                micro = min(at.micro_batch, len(batch))
+                work = partial(
+                    gradient, run, context.device, model, images.labels[batch], pixels, micro
+                )
+                found = fitting(model, context.device, micro, work)
+                if found is None:
+                    at.micro_batch = micro // 2
+                    at.training_seconds += pace.lap()
+                    yield Shrunk(at.epoch, step, at.micro_batch)
+                    break
+                loss, hits = found
+                if not math.isfinite(loss):
+                    raise NonFiniteLoss(at.history, at.epoch, step)
+                update(run, model, optim)
+                at.loss, at.hits = at.loss + loss * len(batch), at.hits + hits
+                at.step += 1
+                at.training_seconds += pace.lap()
 
 
-def train_step(
-    run: Run, device: str, model: nn.Module, optim: Any, labels: Tensor, pixels: Iterator[Tensor]
+def gradient(
+    run: Run,
+    device: str,
+    model: nn.Module,
+    labels: Tensor,
+    pixels: Iterator[Tensor],
+    micro_batch: int,
 ) -> tuple[float, int]:
-    """One update with the gradient of the batch's exact mean loss; returns that loss and the hits.
+    """Leave the gradient of a batch's exact mean loss in the model; returns that loss and the hits.
 
     `labels` are the batch's, `pixels` yields its micro-batches. Those sum their losses and divide
     by the batch, so a short last one weighs what it is.
     """
-    optim.zero_grad(set_to_none=True)
+    model.zero_grad(set_to_none=True)
     loss, hits = 0.0, 0
-    for micro in labels.split(run.micro_batch):
+    for micro in labels.split(micro_batch):
         wanted = micro.to(device)
         with arithmetic(device, run.precision):
             logits = model(next(pixels).to(device))
@@ -193,56 +212,88 @@ def train_step(
         part.backward()
         loss += part.item()
         hits += int((logits.argmax(dim=1) == wanted).sum())
-    if run.clip_norm is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), run.clip_norm)
-    if math.isfinite(loss):
-        optim.step()
     return loss, hits
 
 
+def update(run: Run, model: nn.Module, optim: Any) -> None:
+    """One step along the gradient."""
+    if run.clip_norm is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), run.clip_norm)
+    optim.step()
+
+
 def measure(
-    run: Run, history: list[EpochRecord], epoch: int, model: nn.Module, data: Loaded, eye: Eye
-) -> tuple[Metric, ...]:
-    """The epoch's metrics.
+    run: Run, context: Context, model: nn.Module, data: Loaded, at: Position, pace: Pace
+) -> Iterator[Event]:
+    """What is left of the epoch's evaluation, into `at.tally`; raises `Stopped` on the way."""
+    pace.lap()
+    eye = Eye(context.device, run.precision, at.tally.batch, context.loaders)
+    passes = evaluation(model, data, splits_of(run, at), eye, at.tally)
+    with closing(passes):
+        for seen, images in passes:
+            at.evaluation_seconds += pace.lap()
+            yield from pace.between("evaluating", seen, images)
+    at.evaluation_seconds += pace.lap()
+
+
+def splits_of(run: Run, at: Position) -> Iterator[Split]:
+    """The splits that an epoch evaluates, each told when those before are done.
 
     Auxiliary splits follow where the selection score is the best so far, and after the last epoch.
     """
     declared = DATASETS[run.dataset].splits
-    metrics = evaluate(model, data, [s for s in declared if s.name in run.evaluate], eye)
-    scores = [score for r in history if r.epoch > 0 and (score := r.headline("id")) is not None]
-    score = EpochRecord(epoch, None, None, 0.0, metrics).headline("id")
-    improved = epoch > 0 and score is not None and all(score > earlier for earlier in scores)
-    if improved or epoch == run.epochs:
-        late = [s for s in declared if s.name in run.evaluate_on_improvement]
-        metrics += evaluate(model, data, late, eye)
-    return metrics
+    yield from (s for s in declared if s.name in run.evaluate)
+    scores = [score for r in at.history if r.epoch > 0 and (score := r.headline("id")) is not None]
+    score = EpochRecord(at.epoch, None, None, 0.0, tuple(at.tally.metrics)).headline("id")
+    improved = at.epoch > 0 and score is not None and all(score > earlier for earlier in scores)
+    if improved or at.epoch == run.epochs:
+        yield from (s for s in declared if s.name in run.evaluate_on_improvement)
 
 
-def snapshot(
-    model: nn.Module, optim: Any, device: str, inputs: dict[str, str], history: list[EpochRecord]
+def record_of(run: Run, at: Position, images: int) -> EpochRecord:
+    """The row of an epoch that is over, from what `at` counted of its `images`."""
+    metrics, seconds = tuple(at.tally.metrics), at.training_seconds + at.evaluation_seconds
+    if at.epoch == 0:
+        return EpochRecord(0, None, None, run.learning_rate, metrics, seconds)
+    return EpochRecord(
+        at.epoch,
+        train_loss=at.loss / images,
+        train_accuracy=at.hits / images,
+        learning_rate=learning_rate(run, at.epoch * at.step, at.step),
+        metrics=metrics,
+        images_per_second=images / at.training_seconds,
+        seconds=seconds,
+    )
+
+
+def snapshot_of(
+    model: nn.Module, optim: Any, device: str, inputs: dict[str, str], at: Position
 ) -> dict[str, Any]:
-    """All that the next epoch depends on; the schedule's position is the last epoch's number."""
+    """All that the next step depends on; the schedule's position is the step's number."""
     return {
         "inputs": inputs,
         "model": model.state_dict(),
         "optimizer": optim.state_dict(),
         "random": random_state(device),
-        "history": [dataclasses.asdict(record) for record in history],
+        **at.to_state(),
     }
 
 
 def restore(
-    state: dict[str, Any] | None, model: nn.Module, optim: Any, device: str, inputs: dict[str, str]
-) -> list[EpochRecord]:
-    """Put a snapshot back and return its history, empty where there is none.
+    state: dict[str, Any],
+    model: nn.Module,
+    optim: Any,
+    device: str,
+    inputs: dict[str, str],
+    fresh: Position,
+) -> Position:
+    """Put a snapshot back and return the position it was taken at.
 
     Raises `MissingInputs` where it comes of other data or weights.
     """
-    if state is None:
-        return []
     for noun, now in inputs.items():
         refuse_another(noun, state["inputs"][noun], now)
     model.load_state_dict(state["model"])
     optim.load_state_dict(state["optimizer"])
     set_random_state(state["random"], device)
-    return [EpochRecord.from_json(record) for record in state["history"]]
+    return Position.from_state(state, fresh)

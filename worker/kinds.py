@@ -37,11 +37,16 @@ KINDS: Catalog[Kind] = Catalog(
 def run(run: Run, context: Context) -> Iterator[Event]:
     """Do one run here and now, yielding what happens; the last event says how it ended.
 
-    An exception becomes a `Failed` event with its traceback: an outcome is a result or a traceback,
-    never a missing file.
+    An exception becomes a `Failed` event with its cause and traceback: an outcome is a result or a
+    traceback, never a missing file.
     """
     try:
         yield from resolve(KINDS.find(run.kind).run)(run, context)
+        return
     except Exception as error:
+        from worker.failures import cause_of
+
         log.exception("the run failed")
-        yield Failed(f"{type(error).__name__}: {error}", traceback.format_exc())
+        text = f"{type(error).__name__}: {error}"
+        failed = Failed(text, traceback.format_exc(), cause_of(error))
+    yield failed  # when the traceback holds nothing of the run any more

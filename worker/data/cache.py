@@ -45,6 +45,7 @@ from worker.data.transforms import (
     refuse_misfit,
     split,
 )
+from worker.disk import FULL, DiskFull, size
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,6 @@ PARTIAL = ".partial"
 _HOST = re.sub(r"[^\w-]", "_", socket.gethostname())
 _ROW = np.dtype([("offset", "<i8"), ("height", "<i4"), ("width", "<i4"), ("crc", "<u4")])
 _PLACE = re.compile(r"(?P<pool>.+)-(?P<what>[a-z0-9]+)-(?P<key>[0-9a-f]{16})")
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 # Where a cache is, and whether it is there.
@@ -142,8 +142,8 @@ def build(
     """Build the cache if it is missing, yielding (images done, images in all) every half second.
 
     Whoever comes while another process builds it waits for that, yielding as well. Raises
-    `EnvironmentProblem` where the folder has no room or cannot be written, `MissingInputs` where
-    an image cannot be read; then nothing is left behind.
+    `DiskFull` where the folder has no room, `EnvironmentProblem` where it cannot be written,
+    `MissingInputs` where an image cannot be read; then nothing is left behind.
     """
     place = place_of(pool, transform, folder)
     total = len(pool)
@@ -163,10 +163,13 @@ def build(
                 log.warning("%s: %s; the cache is built again", place, damage)
             yield from _build(pool, transform, place, threads)
     except OSError as error:
-        raise EnvironmentProblem(
+        message = (
             f"the cache {place} cannot be written ({error.strerror}); choose another place with "
             "--cache, or --cache none."
-        ) from error
+        )
+        if error.errno in FULL:
+            raise DiskFull(message, folder, 0) from error
+        raise EnvironmentProblem(message) from error
 
 
 class _Lock:
@@ -253,12 +256,15 @@ def _build(
         sync(place.parent)
         yield len(pool), len(pool)
     except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        raise EnvironmentProblem(
-            f"{place} does not fit on its disk ({error.strerror}): it needs about {_size(needed)}; "
+        message = (
+            f"{place} does not fit on its disk ({error.strerror}): it needs about {size(needed)}; "
             "make room, or choose another place with --cache."
-        ) from error
+        )
+        if error.errno in FULL:
+            raise DiskFull(message, place.parent, needed) from error
+        if error.errno == errno.EFBIG:
+            raise EnvironmentProblem(message) from error
+        raise
     finally:
         workers.shutdown(wait=True, cancel_futures=True)
         shutil.rmtree(partial, ignore_errors=True)
@@ -365,20 +371,17 @@ def estimate(pool: Pool, transform: Transform) -> int:
 
 
 def _refuse_full_disk(pool: Pool, transform: Transform, place: Path) -> int:
-    """The bytes that the cache needs; raises `EnvironmentProblem` where there are fewer."""
+    """The bytes that the cache needs; raises `DiskFull` where there are fewer."""
     disk = os.statvfs(place.parent)
     free = disk.f_bavail * disk.f_frsize
     needed = estimate(pool, transform) + len(pool) * _ROW.itemsize
     if needed > free:
-        raise EnvironmentProblem(
-            f"{place} needs about {_size(needed)} and its disk has {_size(free)} left; make "
+        message = (
+            f"{place} needs about {size(needed)} and its disk has {size(free)} left; make "
             "room (`orch data cache` lists what is in it), or choose another place with --cache."
         )
+        raise DiskFull(message, place.parent, needed)
     return needed
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
 # Removing and listing.

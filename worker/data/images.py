@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -142,7 +142,7 @@ def pools(dataset: str, data: Path) -> list[tuple[Pool, Transform]]:
 
 def prepare(
     dataset: str, data: Path, cache: Path | None, threads: int
-) -> Iterator[tuple[int, int]]:
+) -> Generator[tuple[int, int], None, None]:
     """Build what the cache lacks of the dataset, yielding (images done, images in all)."""
     if cache is None or DATASETS.find(dataset).source is None:
         return
