@@ -1,18 +1,57 @@
-"""How much a sweep is, and how much of it is left: counts by model, dataset and method."""
+"""How much a sweep is, and how much of it is left: runs of each cell, hours, disk."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from db.errors import StoreMissing
 from db.records import FINAL_STATES, Run, State, StoredRun
-from orchestrator.sweep import Planned
+from orchestrator.estimate import Estimate, Setting, checkpoint_bytes, flops, weights_bytes
+from orchestrator.extend import with_extensions
+from orchestrator.sweep import Planned, Sweep
 from worker.data import DATASETS, MINIATURE
+
+HOUR = 3600.0
+PETA = 1e15
+SIZES = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+STATES: tuple[State, ...] = (
+    "done", "running", "pending", "diverged", "failed", "cancelled", "voided",
+)  # fmt: skip
+"""In the order that counts are told in."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What training some runs takes."""
+
+    flops: float
+    """Floating-point operations, forward and backward."""
+    gpu_hours: float | None
+    """Half a GPU for an hour is half of one; None where nothing was timed yet."""
+    cpu_hours: float | None
+    """Of the runs that use no GPU."""
+    checkpoint_bytes: int
+    """Most that the checkpoints of one run take while it trains."""
+    kept_bytes: int
+    """What the runs leave for good: kept weights, and those that others start from."""
+
+    def __str__(self) -> str:
+        hours = {"GPU-hours": self.gpu_hours, "CPU-hours": self.cpu_hours}
+        known = [f"{_number(h)} {unit}" for unit, h in hours.items() if h]
+        time = f"about {' and '.join(known)}, by this store's timings"
+        if not known:
+            time = f"{_number(self.flops / PETA)} PFLOPs; no run was timed yet"
+        kept = f", {_size(self.kept_bytes)} of weights stay" if self.kept_bytes else ""
+        disk = f"up to {_size(self.checkpoint_bytes)} of checkpoints a run in training{kept}"
+        return f"left: {time}; {disk}"
 
 
 @dataclass(frozen=True)
@@ -20,10 +59,20 @@ class Plan:
     """A sweep's runs with the state of each."""
 
     name: str
-    requested: tuple[Run, ...]
-    needed: tuple[Run, ...]
+    planned: tuple[Planned, ...]
     states: Mapping[str, State]
     """Of the runs that the store knows."""
+    estimate: Estimate = field(default_factory=Estimate)
+
+    @cached_property
+    def requested(self) -> tuple[Run, ...]:
+        """The runs that the sweep asks for."""
+        return tuple(p.run for p in self.planned if p.requested)
+
+    @cached_property
+    def needed(self) -> tuple[Run, ...]:
+        """The runs that those need."""
+        return tuple(p.run for p in self.planned if not p.requested)
 
     def state(self, run: Run) -> State:
         """Pending where the store has never heard of it."""
@@ -32,8 +81,7 @@ class Plan:
     def count(self, runs: Iterable[Run]) -> dict[str, int]:
         """How many runs are in each state, without the empty states."""
         found = Counter(self.state(run) for run in runs)
-        return {state: found[state] for state in ("done", "running", "pending", "diverged",
-                                                  "failed") if found[state]}  # fmt: skip
+        return {state: found[state] for state in STATES if found[state]}
 
     def cells(self) -> dict[tuple[str, str, str, str], list[Run]]:
         """The requested runs by (model, dataset, method, variant), in order."""
@@ -47,6 +95,25 @@ class Plan:
         everything = (*self.needed, *self.requested)
         return [run for run in everything if self.state(run) not in FINAL_STATES]
 
+    def left(self) -> Effort:
+        """What everything takes that is not final, by the store's timings where it has some."""
+        ids = {run.id for run in self.to_do()}
+        left = [p for p in self.planned if p.run.id in ids]
+        gpu = [self.estimate.seconds(p.run) * p.resources.gpus for p in left]
+        cpu = [self._cpu_seconds(p) for p in left]
+        timed = self.estimate.timed
+        return Effort(
+            flops=math.fsum(flops(Setting.of(p.run)) for p in left),
+            gpu_hours=math.fsum(gpu) / HOUR if timed else None,
+            cpu_hours=math.fsum(cpu) / HOUR if timed else None,
+            checkpoint_bytes=max((checkpoint_bytes(p.run) for p in left), default=0),
+            kept_bytes=sum(weights_bytes(p.run) for p in left if p.leaves_weights),
+        )
+
+    def _cpu_seconds(self, planned: Planned) -> float:
+        resources = planned.resources
+        return 0.0 if resources.gpus else self.estimate.seconds(planned.run) * resources.cpus
+
     def as_json(self) -> dict[str, Any]:
         """What `orch plan --format json` prints."""
         return {
@@ -56,6 +123,7 @@ class Plan:
             "pretraining": len(self.needed),
             "to_do": len(self.to_do()),
             "states": self.count(self.requested),
+            "left": dataclasses.asdict(self.left()),
             "by_cell": [
                 {
                     "model": model,
@@ -90,6 +158,17 @@ class Plan:
         return list(rows.values())
 
 
+def _number(value: float) -> str:
+    """Two digits of a small number, all of a large one's before the point."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def _size(count: int) -> str:
+    """Bytes as `650 kB` or `7.3 GB`."""
+    unit = next((u for u in ("kB", "MB", "GB") if count < 1000 * SIZES[u]), "TB")
+    return f"{_number(count / SIZES[unit])} {unit}"
+
+
 def on_miniature(stored: StoredRun) -> bool:
     """Whether a run of a real dataset's name trained on a miniature of it."""
     made = (stored.data_fingerprint or "").startswith(MINIATURE)
@@ -98,19 +177,33 @@ def on_miniature(stored: StoredRun) -> bool:
 
 def plan(name: str, planned: Iterable[Planned], store: str) -> Plan:
     """Plan a sweep against the store, where there is one yet."""
-    listed = list(planned)
-    requested = tuple(p.run for p in listed if p.requested)
-    needed = tuple(p.run for p in listed if not p.requested)
-    states: Mapping[str, State] = {}
-    if not _surely_absent(store):
+    listed = tuple(planned)
+    if not surely_absent(store):
         from db.reading import Reader
+        from orchestrator.durations import timings
 
         with contextlib.suppress(StoreMissing):
-            states = Reader.open(store).states([run.id for run in (*requested, *needed)])
-    return Plan(name, requested, needed, states)
+            reader = Reader.open(store)
+            states = reader.states([p.run.id for p in listed])
+            return Plan(name, listed, states, Estimate(timings(reader)))
+    return Plan(name, listed, {})
 
 
-def _surely_absent(store: str) -> bool:
+def extended(sweep: Sweep, store: str) -> Sweep:
+    """The sweep with the runs that `orch extend` gave it in the store, where there is one."""
+    if surely_absent(store):
+        return sweep
+    from db.reading import Reader
+
+    with contextlib.suppress(StoreMissing):
+        reader = Reader.open(store)
+        if any(known.name == sweep.name for known in reader.sweeps()):
+            planned = with_extensions(sweep.planned, reader.runs(sweep.name))
+            return dataclasses.replace(sweep, planned=tuple(planned))
+    return sweep
+
+
+def surely_absent(store: str) -> bool:
     """Whether the store is a file that is not there yet, told without importing SQLAlchemy.
 
     That import takes half of what planning a thousand runs may take in all.

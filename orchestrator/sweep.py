@@ -32,6 +32,11 @@ class Planned:
     requested: bool = True
     """False for what requested runs need."""
 
+    @property
+    def leaves_weights(self) -> bool:
+        """Whether weights of it stay when it is done."""
+        return self.keep != "none" or self.run.kind == "pretrain"
+
 
 @dataclass(frozen=True)
 class Sweep:
