@@ -7,6 +7,7 @@
     ├── StoreError            the results database
     │   ├── StoreMissing      … is not there, and this command does not make one
     │   ├── StoreVersion      … was written by another version of orch
+    │   ├── StoreUnreachable  … cannot be used just now; the same again later may succeed
     │   └── NotFound          … holds no such sweep or run
     ├── Superseded            a message of an attempt that another attempt has replaced
     └── ReportError           a table that cannot honestly be made from what is stored
@@ -44,6 +45,13 @@ class StoreMissing(StoreError):
 
 class StoreVersion(StoreError):
     """The store's schema is not the one this version of orch reads."""
+
+
+class StoreUnreachable(StoreError):
+    """The store cannot be used just now: no connection, a restart, a lock, a full disk.
+
+    These pass; a message that met one may be sent again as it was.
+    """
 
 
 class NotFound(StoreError):

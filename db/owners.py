@@ -17,6 +17,10 @@ class Process:
     boot_id: str
     started: str
 
+    def is_here(self) -> bool:
+        """Whether it ran on this host, whatever became of it."""
+        return self.host == socket.gethostname()
+
 
 def _read(path: str) -> str:
     try:
@@ -52,7 +56,7 @@ def this_process() -> Process:
 def is_dead(owner: Process) -> bool:
     """True where the owner ran on this host and is surely gone; another host's cannot be told."""
     here = this_process()
-    if owner.host != here.host:
+    if not owner.is_here():
         return False
     boot, _, space = owner.boot_id.partition("pid:")
     if boot != here.boot_id.partition("pid:")[0]:

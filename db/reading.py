@@ -6,14 +6,15 @@ import json
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Self, cast
 
 import sqlalchemy as sa
 
 from db import schema
-from db.connect import open_engine, translated
+from db.connect import open_engine
+from db.engines import among, place_of, reading, translated
 from db.errors import NotFound
-from db.records import Attempt, EpochRecord, Metric, Run, State, StoredRun, SweepInfo
+from db.records import Attempt, EpochRecord, Metric, Run, State, StoredRun, SweepInfo, Void
 
 RUNS = cast("sa.Table", schema.RunRow.__table__)
 SWEEPS = cast("sa.Table", schema.Sweep.__table__)
@@ -24,6 +25,7 @@ ATTEMPTS = cast("sa.Table", schema.Attempt.__table__)
 EPOCHS = cast("sa.Table", schema.EpochRow.__table__)
 METRICS = cast("sa.Table", schema.MetricRow.__table__)
 ARTIFACTS = cast("sa.Table", schema.ArtifactRow.__table__)
+VOIDS = cast("sa.Table", schema.VoidRow.__table__)
 
 
 class LongRow(NamedTuple):
@@ -49,24 +51,33 @@ class LongRow(NamedTuple):
 class Reader:
     """Finders over one store. Thread-safe: each call takes its own connection.
 
-    Raises `StoreError` with the store's place for every fault of the engine, and `NotFound` for a
-    sweep or run that it does not hold.
+    Raises `StoreUnreachable` for faults of the engine that pass (the next call connects anew), and
+    `StoreError` for the others, both with the store's place; `NotFound` for a sweep or run that it
+    does not hold.
     """
 
     def __init__(self, engine: sa.Engine) -> None:
         self.engine = engine
         weakref.finalize(self, engine.dispose)  # nobody has to remember to close a store
-        self.place = f"store {engine.url.database}"
+        self.place = place_of(engine.url)
+        """The store as messages name it, without a password."""
+        self._reading = reading(engine)
+        self._streaming = self._reading.execution_options(unhurried=True, yield_per=10_000)
 
     @classmethod
-    def open(cls, url: str, *, create: bool = False) -> Reader:
+    def open(cls, url: str, *, create: bool = False) -> Self:
         """The store at a URL or path; see `db.connect.open_engine` for what is refused."""
         return cls(open_engine(url, create=create))
 
     @contextmanager
-    def read(self) -> Iterator[sa.Connection]:
-        """A connection that sees one moment of the store."""
-        with translated(self.place), self.engine.connect() as connection, connection.begin():
+    def read(self, *, stream: bool = False) -> Iterator[sa.Connection]:
+        """A connection that sees one moment of the store.
+
+        With `stream` results come in batches, however many rows they have and however long their
+        reader takes.
+        """
+        engine = self._streaming if stream else self._reading
+        with translated(self.engine.url), engine.begin() as connection:
             yield connection
 
     def sweeps(self) -> list[SweepInfo]:
@@ -87,70 +98,66 @@ class Reader:
 
     def runs(self, sweep: str | None = None) -> list[StoredRun]:
         """The runs of a sweep in its order, or all in the order they were registered."""
-        attempt = ATTEMPTS.alias()
-        query: sa.Select[Any] = (
-            sa.select(
-                RUNS.c.content,
-                RUNS.c.key,
-                RUNS.c.state,
-                RUNS.c.fence,
-                attempt.c.error,
-                RUNS.c.data_fingerprint,
-                RUNS.c.weights_sha256,
-            )
-            .outerjoin(
-                attempt, (attempt.c.run_key == RUNS.c.key) & (attempt.c.number == RUNS.c.fence)
-            )
-            .order_by(RUNS.c.key)
-        )
         if sweep is None:
-            requested: sa.ColumnElement[bool] = sa.exists().where(
-                SWEEP_RUNS.c.run_key == RUNS.c.key, SWEEP_RUNS.c.requested
-            )
-            query = query.add_columns(requested)
-        else:
-            self.sweep(sweep)
-            query = (
-                query.add_columns(SWEEP_RUNS.c.requested)
-                .join(SWEEP_RUNS, SWEEP_RUNS.c.run_key == RUNS.c.key)
-                .join(SWEEPS, SWEEPS.c.id == SWEEP_RUNS.c.sweep_id)
-                .where(SWEEPS.c.name == sweep)
-                .order_by(None)
-                .order_by(SWEEP_RUNS.c.position)
-            )
-        with self.read() as connection:
-            return [
-                StoredRun(
-                    Run.from_content(json.loads(content)),
-                    key,
-                    state,
-                    fence,
-                    error,
-                    bool(asked),
-                    *inputs,
-                )
-                for content, key, state, fence, error, *inputs, asked in connection.execute(query)
-            ]
+            asked = sa.exists().where(SWEEP_RUNS.c.run_key == RUNS.c.key, SWEEP_RUNS.c.requested)
+            return self._stored(_STORED.add_columns(asked, sa.false()).order_by(RUNS.c.key))
+        self.sweep(sweep)
+        return self._stored(
+            _STORED.add_columns(SWEEP_RUNS.c.requested, SWEEP_RUNS.c.extended)
+            .join(SWEEP_RUNS, SWEEP_RUNS.c.run_key == RUNS.c.key)
+            .join(SWEEPS, SWEEPS.c.id == SWEEP_RUNS.c.sweep_id)
+            .where(SWEEPS.c.name == sweep)
+            .order_by(SWEEP_RUNS.c.position)
+        )
 
     def find_run(self, prefix: str) -> StoredRun:
         """The run whose id starts with `prefix`; raises `NotFound` for none or several."""
-        with self.read() as connection:
-            query = sa.select(RUNS.c.id).where(RUNS.c.id.startswith(prefix, autoescape=True))
-            ids = list(connection.scalars(query.limit(6)))
-        if not ids:
+        asked = sa.exists().where(SWEEP_RUNS.c.run_key == RUNS.c.key, SWEEP_RUNS.c.requested)
+        # Ids are hexadecimal, so what starts with the prefix lies between it and it and an x.
+        query = _STORED.where(RUNS.c.id >= prefix, RUNS.c.id < prefix + "x").order_by(RUNS.c.id)
+        found = self._stored(query.add_columns(asked, sa.false()).limit(6))
+        if not found:
             raise NotFound(f'{self.place} has no run "{prefix}"; `orch runs list` shows the ids.')
-        if len(ids) > 1:
-            raise NotFound(
-                f'"{prefix}" begins several run ids ({", ".join(ids)}); give more of it.'
-            )
-        return next(r for r in self.runs() if r.id == ids[0])
+        if len(found) > 1:
+            ids = ", ".join(stored.id for stored in found)
+            raise NotFound(f'"{prefix}" begins several run ids ({ids}); give more of it.')
+        return found[0]
+
+    def _stored(self, query: sa.Select[Any]) -> list[StoredRun]:
+        with self.read() as connection:
+            return [
+                StoredRun(
+                    Run.from_content(json.loads(content), id=run_id, variant=variant),
+                    key,
+                    state,
+                    attempts,
+                    error,
+                    bool(requested),
+                    data,
+                    weights,
+                    cause,
+                    reason,
+                    bool(extended),
+                )
+                for (
+                    content, run_id, variant, key, state, attempts, error, data, weights, cause,
+                    reason, requested, extended,
+                ) in connection.execute(query)
+            ]  # fmt: skip
 
     def states(self, ids: Sequence[str]) -> dict[str, State]:
         """The state of each of the runs that the store knows."""
-        wanted = set(ids)
+        query = sa.select(RUNS.c.id, RUNS.c.state).where(among(RUNS.c.id, "ids"))
         with self.read() as connection:
-            rows = connection.execute(sa.select(RUNS.c.id, RUNS.c.state))
-            return {run_id: cast("State", state) for run_id, state in rows if run_id in wanted}
+            rows = connection.execute(query, {"ids": ids})
+            return {run_id: cast("State", state) for run_id, state in rows}
+
+    def held(self, owner: int) -> dict[int, int]:
+        """The runs that a process holds now, by key, with the fence of its claim of each."""
+        mine = (RUNS.c.state == "running") & (RUNS.c.owner_id == owner)
+        with self.read() as connection:
+            rows = connection.execute(sa.select(RUNS.c.key, RUNS.c.fence).where(mine))
+            return dict(rows.tuples().all())
 
     def attempts(self, run_key: int) -> list[Attempt]:
         """Every execution of a run, oldest first."""
@@ -164,6 +171,25 @@ class Reader:
         with self.read() as connection:
             return [
                 Attempt(**{**row, "versions": json.loads(row["versions"] or "{}")})
+                for row in connection.execute(query).mappings()
+            ]
+
+    def voids(self, run_key: int) -> list[Void]:
+        """What was taken out of the tables of a run, oldest first."""
+        names = [name for name in Void.__dataclass_fields__ if name != "history"]
+        query = (
+            sa.select(VOIDS.c.history, *(VOIDS.c[name] for name in names))
+            .where(VOIDS.c.run_key == run_key)
+            .order_by(VOIDS.c.id)
+        )
+        with self.read() as connection:
+            return [
+                Void(
+                    **{
+                        **row,
+                        "history": tuple(map(EpochRecord.from_json, json.loads(row["history"]))),
+                    }
+                )
                 for row in connection.execute(query).mappings()
             ]
 
@@ -193,10 +219,13 @@ class Reader:
 
     def latest_epochs(self, run_keys: Sequence[int]) -> dict[int, int]:
         """The last epoch that each run has stored."""
-        query = sa.select(EPOCHS.c.run_key, sa.func.max(EPOCHS.c.epoch)).group_by(EPOCHS.c.run_key)
+        query = (
+            sa.select(EPOCHS.c.run_key, sa.func.max(EPOCHS.c.epoch))
+            .where(among(EPOCHS.c.run_key, "keys"))
+            .group_by(EPOCHS.c.run_key)
+        )
         with self.read() as connection:
-            found = dict(connection.execute(query).tuples().all())
-        return {key: found[key] for key in run_keys if key in found}
+            return dict(connection.execute(query, {"keys": run_keys}).tuples().all())
 
     def seconds_of_done(self) -> dict[tuple[str, str, str], float]:
         """Mean seconds of a finished run, by (kind, model, dataset): what ETAs go by."""
@@ -237,8 +266,8 @@ class Reader:
                     METRICS.c.metric,
                 )
             )  # fmt: skip
-            with self.read() as connection:
-                for row in connection.execution_options(yield_per=10_000).execute(query):
+            with self.read(stream=True) as connection:
+                for row in connection.execute(query):
                     yield LongRow._make(row)
 
     def artifacts(self) -> dict[str, list[dict[str, Any]]]:
@@ -251,3 +280,27 @@ class Reader:
             for row in connection.execute(query).mappings():
                 found.setdefault(row["id"], []).append(dict(row))
         return found
+
+
+_last = ATTEMPTS.alias()
+_void_reason = (
+    sa.select(VOIDS.c.reason)
+    .where(VOIDS.c.run_key == RUNS.c.key, RUNS.c.state == "voided")
+    .order_by(VOIDS.c.id.desc())
+    .limit(1)
+    .scalar_subquery()
+)
+# What `StoredRun` is made of, but for what the sweep says of it.
+_STORED: sa.Select[Any] = sa.select(
+    RUNS.c.content,
+    RUNS.c.id,
+    RUNS.c.variant,
+    RUNS.c.key,
+    RUNS.c.state,
+    RUNS.c.fence,
+    _last.c.error,
+    RUNS.c.data_fingerprint,
+    RUNS.c.weights_sha256,
+    _last.c.cause,
+    _void_reason,
+).outerjoin_from(RUNS, _last, (_last.c.run_key == RUNS.c.key) & (_last.c.number == RUNS.c.fence))

@@ -7,6 +7,7 @@ content, so two sweeps that need the same training share it, and a changed setti
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -37,16 +38,29 @@ ADDED_LATER: Mapping[str, object] = {"images_per_split": None}
 # Every other identity field is part of the cell's variant.
 CHOSEN_OVER = ("learning_rate", "hyperparameters", "seed")
 CELL = ("model", "dataset", "method")
+_NOT_VARIANT = frozenset((*CELL, *CHOSEN_OVER))
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def canonical_json(value: object) -> str:
     """The one spelling of a value: sorted keys, no spaces, shortest exact floats."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def digest(value: object, length: int = 16) -> str:
     """`length` hexadecimal digits of the SHA-256 of a value's canonical JSON."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:length]
+    return _digest(canonical_json(value), length)
+
+
+def _digest(text: str, length: int = 16) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+@functools.lru_cache(maxsize=4096, typed=True)  # typed: 1 and 1.0 are spelled differently
+def _variant(names: tuple[str, ...], *values: object) -> str:
+    return digest(dict(zip(names, values, strict=True)), 8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,13 +105,18 @@ class Run:
     @cached_property
     def id(self) -> str:
         """16 hexadecimal digits, a hash of the resolved content."""
-        return digest(self.content())
+        return _digest(self.spelled)
 
     @cached_property
     def variant(self) -> str:
         """8 digits that tell apart runs which must never share a cell of a table."""
-        kept = {k: v for k, v in self.content().items() if k not in (*CELL, *CHOSEN_OVER)}
-        return digest(kept, 8)
+        kept = {k: v for k, v in self.content().items() if k not in _NOT_VARIANT}
+        return _variant((*kept,), *kept.values())
+
+    @cached_property
+    def spelled(self) -> str:
+        """The content as canonical JSON, which is what the id is a hash of."""
+        return canonical_json(self.content())
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -107,20 +126,24 @@ class Run:
     def content(self) -> dict[str, Any]:
         """The identity as plain JSON values, without later fields at their neutral value."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {
-            name: value
-            for name, value in values.items()
-            if name not in ADDED_LATER or value != ADDED_LATER[name]
-        }
+        for name, neutral in ADDED_LATER.items():
+            if values[name] == neutral:
+                del values[name]
+        return values
 
     @classmethod
-    def from_content(cls, content: Mapping[str, Any]) -> Run:
-        """The inverse of `content`, from JSON (where tuples are lists)."""
+    def from_content(cls, content: Mapping[str, Any], **known: str) -> Run:
+        """The inverse of `content`, from JSON (where tuples are lists).
+
+        `known` are the `id` and `variant`, where they need not be computed again.
+        """
         values = dict(content)
         values["evaluate"] = tuple(values["evaluate"])
         values["evaluate_on_improvement"] = tuple(values["evaluate_on_improvement"])
         values["hyperparameters"] = tuple((k, v) for k, v in values["hyperparameters"])
-        return cls(**values)
+        run = cls(**values)
+        run.__dict__.update(known)
+        return run
 
     def __str__(self) -> str:
         return f"{self.model} {self.dataset} {self.method} lr={self.learning_rate:g} s{self.seed}"

@@ -21,6 +21,8 @@ OUTCOMES = ("done", "diverged", "failed", "cancelled", "paused", "died", "lost")
 # Text is ordered by its bytes, whatever language a PostgreSQL database was made for: reports and
 # exports come out alike on every engine, and an index serves the beginning of an id.
 TEXT = sa.String().with_variant(sa.String(collation="C"), "postgresql")
+# Seeds are as large as users like; SQLite's integers always are.
+LARGE = sa.Integer().with_variant(sa.BigInteger(), "postgresql")
 
 
 def _one_of(column: str, values: tuple[str, ...]) -> str:
@@ -71,7 +73,7 @@ class RunRow(Base):
     method: Mapped[str]
     learning_rate: Mapped[float]
     hyperparameters: Mapped[str]
-    seed: Mapped[int]
+    seed: Mapped[int] = mapped_column(LARGE)
     variant: Mapped[str]
     epochs: Mapped[int]
     content: Mapped[str]

@@ -373,7 +373,7 @@ def test_only_some_commands_create(tmp_path: Path) -> None:
     ("text", "says"),
     [
         ("not a url://x", "not a database URL"),
-        ("mysql://host/db", "not in this version"),
+        ("mysql://host/db", "is no store"),
         ("sqlite://", "a store is a file"),
         ("/nonexistent/folder/orch.db", "does not exist"),
     ],

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from db.schema import TEXT
+from db.schema import LARGE, TEXT
 
 revision = "0001"
 down_revision = None
@@ -42,7 +42,7 @@ def upgrade() -> None:
         sa.Column("method", TEXT, nullable=False),
         sa.Column("learning_rate", sa.Double(), nullable=False),
         sa.Column("hyperparameters", TEXT, nullable=False),
-        sa.Column("seed", sa.Integer(), nullable=False),
+        sa.Column("seed", LARGE, nullable=False),
         sa.Column("variant", TEXT, nullable=False),
         sa.Column("epochs", sa.Integer(), nullable=False),
         sa.Column("content", TEXT, nullable=False),
