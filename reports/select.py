@@ -17,6 +17,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from db.engines import among
 from db.errors import ReportError
 from db.reading import METRICS, RUNS, Reader
 from db.records import ADDED_LATER, CELL, CHOSEN_OVER, RESULTS, StoredRun
@@ -156,7 +157,6 @@ def _select(reader: Reader, runs: Sequence[StoredRun], split: str) -> dict[Key, 
 
 _CELL = [RUNS.c[name] for name in CELL]
 _RATE = [RUNS.c.learning_rate, RUNS.c.hyperparameters]
-Keys = sa.BindParameter[Any]
 
 
 def selection(runs: Sequence[StoredRun], split: str) -> sa.Select[Any]:
@@ -167,7 +167,7 @@ def selection(runs: Sequence[StoredRun], split: str) -> sa.Select[Any]:
     3. `ranked`: the rates of a cell by that mean.
     4. The chosen rate's runs with `split`'s headline metric at their best epochs.
     """
-    keys: Keys = sa.bindparam("keys", [r.key for r in runs], expanding=True, literal_execute=True)
+    keys = [stored.key for stored in runs]
     scored = _scored(keys)
     ranked = _ranked(_rates(keys, scored))
     return (
@@ -181,7 +181,7 @@ def selection(runs: Sequence[StoredRun], split: str) -> sa.Select[Any]:
             & (METRICS.c.split == split)
             & (METRICS.c.group == ""),
         )
-        .where(ranked.c.place == 1, RUNS.c.key.in_(keys))
+        .where(ranked.c.place == 1, among(RUNS.c.key, "keys", keys))
         .order_by(*_CELL, RUNS.c.seed)
     )
 
@@ -190,7 +190,7 @@ def _same(table: sa.CTE, *columns: sa.ColumnElement[Any]) -> sa.ColumnElement[bo
     return sa.and_(*(table.c[column.key or ""] == column for column in columns))
 
 
-def _scored(keys: Keys) -> sa.CTE:
+def _scored(keys: list[int]) -> sa.CTE:
     """Every epoch that competes, the best of its run in place 1."""
     best_first = sa.func.row_number().over(
         partition_by=METRICS.c.run_key, order_by=(METRICS.c.value.desc(), METRICS.c.epoch)
@@ -204,7 +204,7 @@ def _scored(keys: Keys) -> sa.CTE:
         )
         .join(RUNS, RUNS.c.key == METRICS.c.run_key)
         .where(
-            METRICS.c.run_key.in_(keys),
+            among(METRICS.c.run_key, "keys", keys),
             RUNS.c.state.in_(RESULTS),
             METRICS.c.split == SELECTION_SPLIT,
             METRICS.c.group == "",
@@ -214,11 +214,11 @@ def _scored(keys: Keys) -> sa.CTE:
     )
 
 
-def _rates(keys: Keys, scored: sa.CTE) -> sa.CTE:
+def _rates(keys: list[int], scored: sa.CTE) -> sa.CTE:
     """Each rate of a cell with the mean of its seeds' scores, where none of them is missing."""
     asked = (
         sa.select(*_CELL, *_RATE, sa.func.count().label("seeds"))
-        .where(RUNS.c.key.in_(keys))
+        .where(among(RUNS.c.key, "keys", keys))
         .group_by(*_CELL, *_RATE)
         .cte("asked")
     )

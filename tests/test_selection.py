@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -17,6 +16,7 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from conftest import PostgresServer
 from db.errors import ReportError
 from db.reading import Reader
 from db.records import CELL, CHOSEN_OVER, EpochRecord, Metric, Provenance, Run, State
@@ -25,6 +25,7 @@ from orchestrator.cli import main
 from reports import select
 from reports.select import Cell, Key
 
+ENGINES = ("sqlite", "postgresql")
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 GRID = (0, 16, 32, 48)  # of 64: few values, many ties
 RUN = Run(
@@ -79,8 +80,9 @@ class Made:
 class Shelf:
     """One store for many examples: each is a sweep of its own, told apart by `threads`."""
 
-    def __init__(self, path: Path) -> None:
-        self.store = Store.open(str(path), create=True)
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.store = Store.open(url, create=True)
         self.owner = self.store.enlist()
         self.examples = itertools.count(2)
 
@@ -122,9 +124,26 @@ def _with(run: Run, **changes: Any) -> Run:
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+def sqlite_shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
     """A store on disk for all examples of this file."""
-    return Shelf(tmp_path_factory.mktemp("selection") / "orch.db")
+    return Shelf(str(tmp_path_factory.mktemp("selection") / "orch.db"))
+
+
+@pytest.fixture(scope="module")
+def postgres_shelf(postgres: PostgresServer) -> Iterator[Shelf]:
+    """The same on a server."""
+    shelf = Shelf(postgres.fresh())
+    yield shelf
+    shelf.store.engine.dispose()
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def shelf(request: pytest.FixtureRequest) -> Shelf:
+    """Each of them."""
+    name = {"sqlite": "sqlite_shelf", "postgresql": "postgres_shelf"}[request.param]
+    found = request.getfixturevalue(name)
+    assert isinstance(found, Shelf)
+    return found
 
 
 # The reference: PROTOCOL section 4, in exact fractions
@@ -438,14 +457,6 @@ def test_every_field_that_is_not_chosen_over_makes_a_variant() -> None:
     assert OTHER.keys() == set(Run.__dataclass_fields__) - {*CELL, *CHOSEN_OVER}
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """A store of its own."""
-    opened = Store.open(str(tmp_path / "orch.db"), create=True)
-    yield opened
-    opened.engine.dispose()
-
-
 def register(store: Store, *runs: Run) -> None:
     """A sweep of these runs, all pending."""
     store.register("s", "name: s", runs, {run.id for run in runs})
@@ -480,9 +491,9 @@ def test_rates_and_seeds_are_no_variants(store: Store) -> None:
     assert len(select.cells(store, store.runs(), "ood")) == 1
 
 
-def test_the_report_names_two_variants_and_where_chooses_one(store: Store) -> None:
+def test_the_report_names_two_variants_and_where_chooses_one(store: Store, store_url: str) -> None:
     register(store, RUN, _with(RUN, batch_size=64))
-    report = ["--store", str(store.engine.url.database), "report", "--table", "id"]
+    report = ["--store", store_url, "report", "--table", "id"]
 
     both = CliRunner().invoke(main, report)
     one = CliRunner().invoke(main, [*report, "--where", "batch_size=64"])
@@ -496,7 +507,7 @@ def test_the_report_names_two_variants_and_where_chooses_one(store: Store) -> No
 
 def test_reading_is_enough_to_select(shelf: Shelf) -> None:
     name, stored = shelf.put([Made(RUN, "done", (0, 16, 16), (0, 16, 32))])
-    reader = Reader.open(str(shelf.store.engine.url.database))
+    reader = Reader.open(shelf.url)
 
     compare(select.cells(reader, reader.runs(name), "ood"), stored, "ood")
     reader.engine.dispose()
