@@ -82,8 +82,7 @@ def test_killed_while_writing_the_older_one_stands(tmp_path: Path) -> None:
     code = (
         "import os, signal\n"
         "from pathlib import Path\n"
-        "from db.errors import EnvironmentProblem
-from worker.checkpoint import write_whole\n"
+        "from worker.checkpoint import write_whole\n"
         "def write(file):\n"
         "    file.write(b'x' * 1000)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -222,9 +222,9 @@ def test_numbers_do_not_depend_on_how_images_are_prepared(
     asked = iter(range(10**6))
     steps = -(-SIZES["train"] // 16)
     cut = dataclasses.replace(
-        ways["threads"], runs=tmp_path / "cut", should_stop=lambda: next(asked) >= steps + 2
-    )
-    assert list(worker.run(run, cut))[-1] == worker.Paused(1), "two steps into the second epoch"
+        ways["threads"], runs=tmp_path / "cut", should_stop=lambda: next(asked) >= steps + 6
+    )  # asked before each step, and before the one pass over each split, of which there are two
+    assert list(worker.run(run, cut))[-1] == worker.Paused(1, 2), "two steps into the second epoch"
     again = dataclasses.replace(ways["plain"], runs=tmp_path / "cut", fence=2)
     ends["cut"] = list(worker.run(run, again))[-1]
     measured = {way: [r.measured() for r in end.history] for way, end in ends.items()}
