@@ -15,8 +15,7 @@ from typing import Any
 from db.errors import StoreMissing
 from db.records import FINAL_STATES, Run, State, StoredRun
 from orchestrator.estimate import Estimate, Setting, checkpoint_bytes, flops, weights_bytes
-from orchestrator.extend import with_extensions
-from orchestrator.sweep import Planned, Sweep
+from orchestrator.sweep import Planned
 from worker.data import DATASETS, MINIATURE
 
 HOUR = 3600.0
@@ -187,20 +186,6 @@ def plan(name: str, planned: Iterable[Planned], store: str) -> Plan:
             states = reader.states([p.run.id for p in listed])
             return Plan(name, listed, states, Estimate(timings(reader)))
     return Plan(name, listed, {})
-
-
-def extended(sweep: Sweep, store: str) -> Sweep:
-    """The sweep with the runs that `orch extend` gave it in the store, where there is one."""
-    if surely_absent(store):
-        return sweep
-    from db.reading import Reader
-
-    with contextlib.suppress(StoreMissing):
-        reader = Reader.open(store)
-        if any(known.name == sweep.name for known in reader.sweeps()):
-            planned = with_extensions(sweep.planned, reader.runs(sweep.name))
-            return dataclasses.replace(sweep, planned=tuple(planned))
-    return sweep
 
 
 def surely_absent(store: str) -> bool:
