@@ -30,7 +30,7 @@ _SENTENCES: dict[Cause, str] = {
         "or fewer neighbours (--max-concurrent); `precision: bf16` or a smaller batch_size need "
         "less, and are other runs"
     ),
-    "bad_data": "its data cannot be used: orch data check {dataset}",
+    "bad_data": "its data, or the weights it starts from, will not do: orch data check {dataset}",
     "environment": "the machine lacks what the run asks for: mend that, or launch where it is",
     "process_death": (
         "its process was killed in each of {attempts}: did the machine's memory run out "

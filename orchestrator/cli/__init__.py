@@ -135,9 +135,20 @@ def main(
 
 
 def _commands() -> None:
-    from orchestrator.cli import data, inputs, launching, methods, models, reporting, runs
+    from orchestrator.cli import (
+        data,
+        extending,
+        inputs,
+        launching,
+        methods,
+        models,
+        reporting,
+        runs,
+        verifying,
+    )
 
-    for module in (launching, reporting, runs, data, inputs, models, methods):
+    modules = (launching, extending, reporting, runs, data, inputs, models, methods, verifying)
+    for module in modules:
         for command in module.COMMANDS:
             main.add_command(command)
 
