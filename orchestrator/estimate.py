@@ -110,6 +110,7 @@ def _nearness(setting: Setting) -> tuple[tuple[str, ...], ...]:
     return (kind, model, dataset), (kind, model), ()
 
 
+@lru_cache(maxsize=4096)
 def flops(setting: Setting) -> float:
     """Floating-point operations of a run: two for each multiply-add."""
     counts = _images(setting)
