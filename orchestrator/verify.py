@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -43,6 +43,11 @@ SIGN_OF_LIFE = 30.0
 """Seconds between lines about a training that takes long."""
 GRACE_SECONDS = 60.0
 """For a run that was told to stop, before it is killed."""
+CHECKPOINT_SECONDS = 1.0
+CHECKPOINT_SHARE = 0.05
+"""Of the training's time: between checkpoints, so that kills inside epochs count in a short run."""
+MAX_ROUNDS = 5
+"""Times that the run is begun to be killed: a fast one may be over before the last kill."""
 START_UP = 5
 """One kill in so many is aimed at the start-up and not at training."""
 UNKNOWN_IMAGES = 5_000
@@ -96,7 +101,8 @@ class Verdict:
     """Both trainings of a run, compared."""
 
     whole: End
-    cut: End
+    cuts: tuple[End, ...]
+    """Of each round with kills."""
     hits: tuple[Hit, ...]
     differences: tuple[str, ...]
     """One a line, in the order of epochs; empty where the two are identical."""
@@ -108,7 +114,8 @@ class Verdict:
         """Where attempts went on from a checkpoint: (whole epochs, steps of the next one)."""
         return [
             (attempt.resumed_from or 0, attempt.resumed_step or 0)
-            for attempt in self.cut.attempts
+            for cut in self.cuts
+            for attempt in cut.attempts
             if attempt.resumed_from is not None or attempt.resumed_step
         ]
 
@@ -195,8 +202,9 @@ class Trainer:
     folders: Folders
     plugins: tuple[str, ...]
     device: str
-    checkpoint_seconds: float
     say: Say
+    checkpoint_seconds: float | None = None
+    """At most so long between checkpoints; None: what `orch runs run` takes."""
 
     def command(self, stage: Stage, run_id: str, keep: Keep = "last") -> list[str]:
         """The command that trains a run of a stage."""
@@ -217,8 +225,9 @@ class Trainer:
         """The child's: this very orch, and checkpoints often."""
         here = str(Path(__file__).resolve().parents[1])
         path = os.pathsep.join(p for p in (here, os.environ.get("PYTHONPATH")) if p)
-        often = {"ORCH_CHECKPOINT_SECONDS": str(self.checkpoint_seconds), "PYTHONPATH": path}
-        return {**os.environ, **often}
+        often = self.checkpoint_seconds
+        more = {"ORCH_CHECKPOINT_SECONDS": str(often)} if often else {}
+        return {**os.environ, **more, "PYTHONPATH": path}
 
     @contextmanager
     def process(
@@ -264,11 +273,14 @@ def verify(
     needed: Sequence[Run],
     source: Reader | None,
     trainer: Trainer,
-    plan: Sequence[Aim],
+    kills: int,
+    seed: int,
+    stops: Sequence[Stop],
     scratch: Path,
 ) -> Verdict:
-    """Train `run` whole and again, ended at every moment of `plan`, and compare.
+    """Train `run` whole and again, ended `kills` times at moments drawn from `seed`, and compare.
 
+    Where the run is over before the last kill, another round begins with those that are left.
     `needed` are the runs that it needs, each after what it needs itself; they are taken from the
     `source` store and the trainer's runs folder where they are done and unharmed, and trained
     otherwise. Raises `MissingInputs` or `EnvironmentProblem` where the run cannot be trained here,
@@ -277,10 +289,8 @@ def verify(
     base = Stage(scratch / "base")
     base.runs.mkdir(parents=True)
     prepare(base, run, needed, source, trainer)
-    whole, cut = base.copied("whole"), base.copied("cut")
-
     trainer.say("uninterrupted: training")
-    first, start_up = trainer.train(whole, run)
+    first, start_up = trainer.train(base.copied("whole"), run)
     if first.state not in RESULTS:
         raise EnvironmentProblem(
             f"run {run.id} failed without any kill, so there is nothing to compare: {first.error}"
@@ -290,23 +300,38 @@ def verify(
         f"uninterrupted: {first.state}, {seconds:.1f} s of training after "
         f"{start_up:.1f} s of start-up"
     )
-    hits = tuple(_kills(trainer, cut, run, plan, first, start_up))
-    if plan and not hits:
+    if trainer.checkpoint_seconds is None:
+        often = min(CHECKPOINT_SECONDS, seconds * CHECKPOINT_SHARE)
+        trainer = replace(trainer, checkpoint_seconds=often)
+    hits: list[Hit] = []
+    cuts: list[End] = []
+    while len(hits) < kills and len(cuts) < MAX_ROUNDS:
+        cut = base.copied(f"killed-{len(cuts) + 1}")
+        plan = aims(kills - len(hits), seed + len(cuts), stops)
+        hits += _kills(trainer, cut, run, plan, first, start_up)
+        cuts.append(_ended(trainer, cut, run))
+    if not hits:
         raise EnvironmentProblem(
             f"run {run.id} trains for {seconds:.1f} s and was over before any kill; name a longer "
             "one with --run or --where."
         )
-    second = ending(cut, run)
-    if second.state in UNFINISHED:  # else it was over before the last kill
-        trainer.say("after the last kill: training to the end")
-        second, _ = trainer.train(cut, run)
-    verdict = Verdict(first, second, hits, tuple(differences(first, second)), seconds)
-    if plan and not verdict.differences and not verdict.resumed:
+    found = (line for cut in cuts for line in differences(first, cut))
+    verdict = Verdict(first, tuple(cuts), tuple(hits), tuple(found), seconds)
+    if not verdict.differences and not verdict.resumed:
         raise EnvironmentProblem(
             f"run {run.id} was killed before its first checkpoint only, which proves nothing; name "
             "a longer one with --run or --where, or draw with another --seed."
         )
     return verdict
+
+
+def _ended(trainer: Trainer, stage: Stage, run: Run) -> End:
+    """The end of a run that was killed, trained to it unless it is there already."""
+    end = ending(stage, run)
+    if end.state in UNFINISHED:
+        trainer.say("after the last kill: training to the end")
+        end, _ = trainer.train(stage, run)
+    return end
 
 
 def _training_seconds(end: End) -> float:
@@ -446,7 +471,7 @@ def _at(
     if attempt.resumed_from == target.epoch - 1 or target.epoch == 0:
         came = attempt.started or came  # the epoch is where this attempt goes on
         if attempt.resumed_step and last and last.epoch == target.epoch:
-            ahead = max(0.0, last.seconds - trainer.checkpoint_seconds)
+            ahead = max(0.0, last.seconds - (trainer.checkpoint_seconds or 0.0))
     _wait(child, lambda: None, came + max(0.0, target.seconds - ahead))
     return attempt
 

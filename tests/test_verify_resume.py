@@ -136,7 +136,7 @@ def test_a_run_that_resumes_is_proven(
     assert (found["state"], found["epochs"], found["metrics"]) == ("done", 4, 2 * 5)
     assert len(found["weights_sha256"]) == 64
     assert 1 <= len(found["kills"]) <= 2 == found["kills_asked"]
-    assert found["attempts"] == len(found["kills"]) + 1
+    assert found["attempts"] == len(found["kills"]) + found["rounds"]
     assert found["resumed"], "at least one attempt went on from a checkpoint"
     assert "seed 4" in done.stderr
     assert ("training that first" in done.stderr) == (weights == "pretrained")
@@ -164,7 +164,7 @@ def test_a_run_that_does_not_resume_is_found(
     assert "--format json" in found.stdout, "the first differences are told, not hundreds"
     (scratch,) = tmp_path.glob(".verify-*")
     assert str(scratch) in found.stderr
-    assert {p.name for p in scratch.iterdir()} == {"base", "whole", "cut"}
+    assert {p.name for p in scratch.iterdir()} == {"base", "whole", "killed-1"}
     assert {s.state for s in store.runs()} == {"pending"}, "the user's store is only read"
     assert not any((tmp_path / "runs").glob("*"))
 
@@ -300,7 +300,7 @@ def lent(tmp_path: Path, need: Run, content: bytes = b"the weights") -> tuple[St
 
 
 def a_trainer(folders: Folders, said: list[str]) -> Trainer:
-    return Trainer(folders, (str(TOYS),), "cpu", 1.0, said.append)
+    return Trainer(folders, (str(TOYS),), "cpu", said.append)
 
 
 def a_base(tmp_path: Path) -> Stage:

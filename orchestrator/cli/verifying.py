@@ -56,9 +56,8 @@ SHOWN = 5
 @click.option(
     "--checkpoint-seconds",
     type=click.FloatRange(min=0, min_open=True),
-    default=1.0,
-    show_default=True,
-    help="At most so long between checkpoints: short, so that kills inside epochs count.",
+    help="At most so long between checkpoints: by default 1, less where the training is short, so "
+    "that kills inside epochs count.",
 )
 @click.option(
     "--scratch",
@@ -77,7 +76,7 @@ def verify_resume(
     seed: int | None,
     stop: str,
     device: str | None,
-    checkpoint_seconds: float,
+    checkpoint_seconds: float | None,
     scratch: Path | None,
     keep_files: bool,
     style: str,
@@ -113,10 +112,9 @@ def verify_resume(
         click.echo(text, err=True)
 
     say(f"run {run.id}, {run.kind} {run}, {plural(run.epochs, 'epoch')}, on {device}; seed {seed}")
-    trainer = verify.Trainer(settings.folders, settings.plugins, device, checkpoint_seconds, say)
-    plan = verify.aims(kills, seed, stops[stop])
+    trainer = verify.Trainer(settings.folders, settings.plugins, device, say, checkpoint_seconds)
     with _folder(scratch or settings.runs.parent, keep_files) as folder, _ended_in_order():
-        verdict = verify.verify(run, needed, source, trainer, plan, folder)
+        verdict = verify.verify(run, needed, source, trainer, kills, seed, stops[stop], folder)
         place = folder if keep_files else None
     if as_json or style == "json":
         print_json(_as_json(run, seed, kills, verdict, place))
@@ -241,7 +239,8 @@ def _as_json(
         "seed": seed,
         "kills_asked": asked,
         "kills": [vars(hit) for hit in verdict.hits],
-        "attempts": len(verdict.cut.attempts),
+        "attempts": sum(len(cut.attempts) for cut in verdict.cuts),
+        "rounds": len(verdict.cuts),
         "resumed": [{"epochs": epochs, "steps": steps} for epochs, steps in verdict.resumed],
         "files": str(folder) if folder else None,
     }
