@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from db.records import Claim, EpochRecord, State
-from orchestrator.engine.attempt import resumed
 from orchestrator.cli.show import console, duration, percent
+from orchestrator.engine.attempt import resumed
 from worker.events import Diverged, Epoch, Event, Finished, Progress, Shrunk, Started, Waiting
 
 SIGN_OF_LIFE = 30.0
@@ -74,7 +74,7 @@ class Lines:
                 self.decoding[run_id] = decoded
             case Finished() | Diverged() if event.history:
                 self.latest[run_id] = event.history[-1]
-        if not isinstance(event, Waiting) and self.waits.pop(run_id, None):
+        if not isinstance(event, Waiting) and self.waits.pop(run_id, ""):
             self.line(f"going on {claim.run}")
         long_silent = time.monotonic() - self._told[run_id] > SIGN_OF_LIFE
         if isinstance(event, (Epoch, Progress)) and long_silent:

@@ -66,7 +66,7 @@ def test_each_outcome_is_told_apart_and_the_rest_goes_on(
     assert "the toy breaks on purpose" in logs
     status = orch("status").stdout
     assert "2 failed" in status
-    assert "--retry-failed" in status
+    assert "orch runs retry" in status
 
     again = orch("launch", path, check=1)
     assert "Nothing is left to train" in again.stdout

@@ -13,7 +13,8 @@ from db.errors import StoreError
 from db.records import Claim, Provenance, Run, State
 from db.store import Store
 from orchestrator.engine.queue import Queue
-from orchestrator.engine.session import MAX_DEATHS, Session, Task, queue_of
+from orchestrator.engine.session import MAX_DEATHS, Session, queue_of
+from orchestrator.engine.task import Task
 from orchestrator.spec import Resources
 from orchestrator.sweep import Planned
 from worker.context import Folders
@@ -28,6 +29,7 @@ class Watcher:
 
     def __init__(self) -> None:
         self.ends: list[tuple[str, State, str | None]] = []
+        self.lines: list[str] = []
 
     def claimed(self, claim: Claim) -> None: ...
 
@@ -35,6 +37,9 @@ class Watcher:
 
     def ended(self, claim: Claim, state: State, error: str | None) -> None:
         self.ends.append((claim.run.id, state, error))
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
 
 
 def a_session(
@@ -46,7 +51,7 @@ def a_session(
         store=store,
         owner=store.enlist(),
         queue=queue_of(store, stored),
-        keys={s.id: s.key for s in stored},
+        stored={s.id: s for s in stored},
         planned={s.id: Planned(s.run, Resources()) for s in stored},
         folders=Folders(data=Path("data"), runs=tmp_path / "runs"),
         observer=Watcher(),
@@ -56,7 +61,7 @@ def a_session(
 
 def say(session: Session, trial: str, *events: Event, first: int = 0) -> None:
     for number, event in enumerate(events, first):
-        session.message(trial, number, json.dumps(to_json(event)))
+        session.message(trial, number, [json.dumps(to_json(event))])
 
 
 def done(run: Run) -> list[Event]:
@@ -155,7 +160,8 @@ def test_what_another_launch_took_is_left_to_it(store: Store, tmp_path: Path) ->
     assert finished_elsewhere is not None
     store.finish(finished_elsewhere, a_history(runs[1]))
     assert suggested(session, "a") == runs[2]
-    assert session.elsewhere == {runs[0].id}
+    session.look_elsewhere()
+    assert session.elsewhere == {runs[0].id}, "what is done there is no matter any more"
 
 
 def test_a_launch_waits_for_what_another_one_is_making(store: Store, tmp_path: Path) -> None:
@@ -187,7 +193,7 @@ def test_a_claim_that_was_superseded_ends_alone(store: Store, tmp_path: Path) ->
     session = a_session(store, [a_run(), a_run(seed=1)], tmp_path)
     run = suggested(session, "a")
     store.retire(session.owner)
-    assert store.claim(session.keys[run.id], store.enlist()) is not None
+    assert store.claim(session.stored[run.id].key, store.enlist()) is not None
     session.trial_ended("a", "killed")
     assert not session.stop.is_set()
     assert run.id in session.elsewhere

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from db.errors import NotFound, SpecError
+from db.errors import NotFound, SpecError, StoreMissing
 from orchestrator import preflight, where
 from orchestrator import sweep as sweeps
 from orchestrator.cli import INTERRUPTED, Settings
+from orchestrator.cli.durations import DURATION
 from orchestrator.cli.show import duration, format_option, plural, print_json, table
-from orchestrator.planning import Plan, on_miniature, plan
+from orchestrator.extend import with_extensions
+from orchestrator.planning import Plan, on_miniature, plan, surely_absent
 from worker.data import DATASETS
 
 if TYPE_CHECKING:
@@ -24,6 +30,9 @@ if TYPE_CHECKING:
     from db.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
+RAY_STARTS = "ORCH_RAY_STARTS"
+"""In the environment: how often this launch has begun again because Ray died."""
+MAX_RAY_STARTS = 5
 
 
 def _choice_options(command: F) -> F:
@@ -53,6 +62,43 @@ def _execution_options(command: F) -> F:
             type=click.IntRange(min=1),
             help="At most N runs at once; by default as many as the machine holds.",
         ),
+        click.option(
+            "--address",
+            envvar="ORCH_ADDRESS",
+            help="A running Ray cluster, such as 10.0.0.1:6379; by default this machine alone.",
+        ),
+        click.option(
+            "--time-limit",
+            type=DURATION,
+            help="Stop in order after so long, such as 4h, 90min or 3600.",
+        ),
+        click.option(
+            "--grace",
+            type=DURATION,
+            default="30s",
+            show_default=True,
+            help="How long runs in training have to save where they are when the launch stops.",
+        ),
+        click.option(
+            "--lease",
+            type=DURATION,
+            default="60s",
+            show_default=True,
+            help="After so long without a sign of life, other launches take this one's runs over.",
+        ),
+        click.option(
+            "--checkpoint-every",
+            type=DURATION,
+            default="180s",
+            show_default=True,
+            envvar="ORCH_CHECKPOINT_EVERY",
+            help="Save the state of long epochs inside, too, so often.",
+        ),
+        click.option(
+            "--no-wait",
+            is_flag=True,
+            help="Leave when nothing is left to start, though other launches are still training.",
+        ),
     ):
         command = option(command)
     return _choice_options(command)
@@ -71,19 +117,22 @@ def plan_command(
     style: str,
     as_json: bool,
 ) -> None:
-    """Say how many runs a sweep file stands for, and how many are done.
+    """Say how many runs a sweep file stands for, how many are done, and what the rest takes.
 
+    Hours by the store's timings where it has some, else arithmetic; the disk that checkpoints take.
     Nothing is trained and nothing is written.
 
     \b
     Example: orch plan sweeps/full_grid.yaml
     """
-    sweep = sweeps.load(path)
+    sweep = _with_extensions(settings, sweeps.load(path))
     found = plan(sweep.name, _chosen(sweep, conditions, limit), settings.store)
     if as_json or style == "json":
         print_json(found.as_json())
         return
     click.echo(_summary(found))
+    if found.to_do():
+        click.echo(found.left())
     click.echo()
     table(found.rows())
 
@@ -141,6 +190,19 @@ def resume(settings: Settings, /, name: str | None, **options: Any) -> None:
     _launch(settings, sweep, f"orch resume {info.name}", **options)
 
 
+@dataclass(frozen=True)
+class How:
+    """How to train, as the command line says it."""
+
+    max_concurrent: int | None
+    address: str | None
+    time_limit: float | None
+    grace: float
+    lease: float
+    checkpoint_every: float
+    no_wait: bool
+
+
 def _launch(
     settings: Settings,
     sweep: sweeps.Sweep,
@@ -148,11 +210,12 @@ def _launch(
     *,
     conditions: tuple[str, ...],
     limit: int | None,
-    max_concurrent: int | None,
     dry_run: bool,
     retry_failed: bool,
+    **how: Any,
 ) -> None:
-    chosen = _chosen(sweep, conditions, limit)
+    extended = _with_extensions(settings, sweep)
+    chosen = _chosen(extended, conditions, limit)
     if conditions or limit or settings.given:
         again += " with the same options"
     found = plan(sweep.name, chosen, settings.store)
@@ -174,7 +237,21 @@ def _launch(
     if not to_do:
         click.echo("Nothing is left to train.")
         sys.exit(_advise(store, found, again))
-    sys.exit(_train(settings, store, found, chosen, again, max_concurrent, retry_failed))
+    sys.exit(_train(settings, store, found, chosen, again, How(**how), retry_failed))
+
+
+def _with_extensions(settings: Settings, sweep: sweeps.Sweep) -> sweeps.Sweep:
+    """The sweep with the runs that `orch extend` added to it in the store, where there is one."""
+    if surely_absent(settings.store):
+        return sweep
+    from db.reading import Reader
+
+    try:
+        stored = Reader.open(settings.store).runs(sweep.name)
+    except (NotFound, StoreMissing):
+        return sweep
+    planned = tuple(with_extensions(sweep.planned, stored))
+    return dataclasses.replace(sweep, planned=planned)
 
 
 def _register(store: Store, sweep: sweeps.Sweep) -> None:
@@ -225,7 +302,7 @@ def _train(
     found: Plan,
     chosen: list[sweeps.Planned],
     again: str,
-    max_concurrent: int | None,
+    how: How,
     retry_failed: bool,
 ) -> int:
     """Launch what is chosen and say what came of it; returns the exit code."""
@@ -244,17 +321,58 @@ def _train(
     from orchestrator.engine.launch import Options, launch
 
     began = time.monotonic()
-    options = Options(settings.folders, max_concurrent, settings.plugins)
+    options = Options(
+        settings.folders,
+        how.max_concurrent,
+        settings.plugins,
+        address=how.address,
+        grace=how.grace,
+        time_limit=how.time_limit,
+        lease=how.lease,
+        checkpoint_seconds=how.checkpoint_every,
+        stays=not how.no_wait,
+        on_ray_death=_start_anew,
+    )
     with progress.observer(open_runs) as observer:
         outcome = launch(store, runs, wanted, options, observer)
     counts = ", ".join(f"{n:,} {state}" for state, n in sorted(outcome.states.items())) or "none"
     click.echo(f"This launch: {counts}, in {duration(time.monotonic() - began)}.")
     if outcome.interrupted:
-        click.echo(f"Stopped; every finished epoch is kept. Go on with: {again}")
+        click.echo(f"Stopped by {outcome.interrupted}; nothing is lost. Go on with: {again}")
+        if outcome.interrupted == "SIGUSR1":
+            _requeue_job()
         return INTERRUPTED
     if outcome.taken_elsewhere:
         click.echo(f"{plural(outcome.taken_elsewhere, 'run')} belong to another launch.")
+    for (model, method), error in outcome.held_back.items():
+        name = " ".join(word for word in (model, method) if word != "*")
+        click.echo(f"Not started: the other runs of {name}; three failed alike: {error}")
     return _advise(store, found, again)
+
+
+def _start_anew(reason: str) -> None:
+    """Ray died under the launch: begin again in its place, a few times."""
+    tries = int(os.environ.get(RAY_STARTS, "0")) + 1
+    if tries > MAX_RAY_STARTS:
+        click.echo(f"{reason}, for the {tries}th time: giving up. See dmesg for what kills it.")
+        return
+    click.echo(f"{reason}: starting anew, going on from the checkpoints.")
+    os.environ[RAY_STARTS] = str(tries)
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _requeue_job() -> None:
+    """Slurm's early warning came: ask for the job to be run again, where it is one."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if not job:
+        return
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True)
+        click.echo(f"Slurm job {job} is queued again.")
+    except (OSError, subprocess.CalledProcessError) as error:
+        detail = getattr(error, "stderr", "") or error
+        click.echo(f"Slurm job {job} could not be queued again: {str(detail).strip()}", err=True)
 
 
 def _advise(store: Store, found: Plan, again: str) -> int:

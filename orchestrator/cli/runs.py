@@ -1,30 +1,46 @@
-"""`orch runs list | show | logs | run`."""
+"""`orch runs list | show | logs | retry | cancel | void | run`, and `orch evaluate`."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
 from db.errors import EnvironmentProblem, SpecError
-from db.records import Attempt, StoredRun
+from db.records import Attempt, Cause, State, StoredRun
 from orchestrator import preflight, where
 from orchestrator import sweep as sweeps
-from orchestrator.cli import Settings
+from orchestrator.advice import advice, cause_of
+from orchestrator.cli import INTERRUPTED, Settings
 from orchestrator.cli.show import duration, format_option, percent, plural, print_json, table
+from orchestrator.engine.attempt import resumed
 from worker.context import Keep
 
 if TYPE_CHECKING:
     from db.reading import Reader
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _which(command: F) -> F:
+    """The runs that a command is about: by id, or by sweep and fields."""
+    for option in (
+        click.option("--where", "conditions", multiple=True, help="Only runs with these fields."),
+        click.option("--sweep", help="Only the runs of this sweep."),
+        click.argument("run_ids", metavar="[ID]...", nargs=-1),
+    ):
+        command = option(command)
+    return command
+
 
 @click.group()
 def runs() -> None:
-    """Single runs: list them, look into one, train one here."""
+    """Single runs: list them, look into one, cancel, void or retry some, train one here."""
 
 
 @runs.command("list")
@@ -32,10 +48,11 @@ def runs() -> None:
 @click.option("--where", "conditions", multiple=True, help="Only runs with these fields.")
 @click.option(
     "--state",
-    type=click.Choice(["pending", "running", "done", "diverged", "failed"]),
+    type=click.Choice(list(get_args(State))),
     help="Only runs in this state.",
 )
 @click.option("--failed", is_flag=True, help="Same as --state failed.")
+@click.option("--cause", type=click.Choice(get_args(Cause)), help="Only what ended for this cause.")
 @format_option
 @click.pass_obj
 def runs_list(
@@ -44,6 +61,7 @@ def runs_list(
     conditions: tuple[str, ...],
     state: str | None,
     failed: bool,
+    cause: Cause | None,
     style: str,
     as_json: bool,
 ) -> None:
@@ -58,7 +76,9 @@ def runs_list(
     found = [
         stored
         for stored in Reader.open(settings.store).runs(sweep)
-        if wanted.matches(stored.run) and state in (None, stored.state)
+        if wanted.matches(stored.run)
+        and state in (None, stored.state)
+        and cause in (None, cause_of(stored))
     ]
     if as_json or style == "json":
         print_json([_as_json(stored) for stored in found])
@@ -75,6 +95,7 @@ def runs_list(
                 "seed": stored.run.seed,
                 "state": stored.state,
                 "attempts": stored.attempts,
+                "cause": cause_of(stored) or "",
                 "error": (stored.error or "")[:60],
             }
             for stored in found
@@ -91,7 +112,10 @@ def _as_json(stored: StoredRun) -> dict[str, Any]:
         "variant": stored.run.variant,
         "state": stored.state,
         "attempts": stored.attempts,
+        "cause": stored.cause,
         "error": stored.error,
+        "void_reason": stored.void_reason,
+        "extended": stored.extended,
         "data_fingerprint": stored.data_fingerprint,
         "weights_sha256": stored.weights_sha256,
     }
@@ -116,6 +140,7 @@ def runs_show(settings: Settings, run_id: str, style: str, as_json: bool) -> Non
         print_json(
             {
                 **_as_json(stored),
+                "voids": [asdict(void) for void in reader.voids(stored.key)],
                 "attempts": [asdict(a) for a in attempts],
                 "epochs": [asdict(record) for record in history],
             }
@@ -130,6 +155,14 @@ def runs_show(settings: Settings, run_id: str, style: str, as_json: bool) -> Non
         click.echo(f"starts from weights with SHA-256 {weights}" if weights else "random weights")
     for one in attempts:
         click.echo("\n".join(_attempt_lines(one)))
+    for void in reader.voids(stored.key):
+        when = datetime.fromtimestamp(void.voided).astimezone().isoformat(" ", "seconds")
+        click.echo(
+            f"voided {when}, when {void.state} after attempt {void.attempt} with "
+            f"{plural(len(void.history), 'epoch record')}: {void.reason}"
+        )
+    if advised := advice(stored):
+        click.echo(advised)
     click.echo()
     table(
         [
@@ -153,10 +186,18 @@ def _number(value: float | None) -> str:
 def _attempt_lines(one: Attempt) -> list[str]:
     began = datetime.fromtimestamp(one.claimed).astimezone().isoformat(" ", "seconds")
     lasted = "" if one.ended is None else f", {duration(one.ended - one.claimed)}"
-    start = "" if one.resumed_from is None else f", resumed after epoch {one.resumed_from}"
+    where = resumed(one.resumed_from, one.resumed_step or 0)
+    start = f", resumed {where}" if where else ""
     where_ran = f"{one.host or 'not started'} ({one.device or '-'}), process {one.pid}"
     lines = [f"attempt {one.number}: {one.outcome or 'running'}, {began}{lasted}{start}"]
-    lines.append(f"  on {where_ran}")
+    lines.append(f"  on {where_ran}" + (f", node {one.node}" if one.node else ""))
+    used = [f"{one.threads} CPU threads"] if one.threads else []
+    used += [one.precision] if one.precision else []
+    used += [f"{one.micro_batch} images a forward pass"] if one.micro_batch else []
+    if used:
+        lines.append("  " + ", ".join(used))
+    if one.weights_sha256:
+        lines.append(f"  from weights with SHA-256 {one.weights_sha256}")
     if one.git_commit:
         dirty = " with local changes" if one.git_dirty else ""
         lines.append(f"  orch at commit {one.git_commit[:12]}{dirty}")
@@ -165,7 +206,7 @@ def _attempt_lines(one: Attempt) -> list[str]:
     if one.irreproducible:
         lines.append("  a later attempt measured other numbers: this one could not be repeated")
     if one.error:
-        lines.append(f"  {one.error}")
+        lines.append(f"  {one.cause}: {one.error}" if one.cause else f"  {one.error}")
     if one.traceback:
         lines += [f"    {line}" for line in one.traceback.rstrip().splitlines()]
     return lines
@@ -195,6 +236,108 @@ def runs_logs(settings: Settings, run_id: str, attempt: int | None) -> None:
             f"{path} does not exist; run {stored.id} has {plural(stored.attempts, 'attempt')}, "
             "and --runs must name the folder it was trained with."
         ) from error
+
+
+@runs.command("retry")
+@_which
+@click.option(
+    "--cause", type=click.Choice(get_args(Cause)), help="Only what failed for this cause."
+)
+@click.pass_obj
+def runs_retry(settings: Settings, /, **which: Any) -> None:
+    """Make failed, cancelled or voided runs pending again; the next launch trains them.
+
+    Without IDs: every failed run, or those that --sweep, --where and --cause leave.
+
+    \b
+    Examples:
+      orch runs retry 3f2a91c0
+      orch runs retry --sweep demo --cause out_of_memory
+    """
+    from db.store import Store
+
+    cause = which.pop("cause")
+    store = Store.open(settings.store)
+    again = ("failed", "cancelled", "voided") if which["run_ids"] else ("failed",)
+    found = [s for s in _found(store, **which) if cause in (None, cause_of(s))]
+    chosen = [s for s in found if s.state in again]
+    _refuse_others(which["run_ids"], found, chosen, "failed, cancelled or voided")
+    click.echo(f"{plural(store.retry([s.key for s in chosen]), 'run')} will be trained again.")
+    _name_launch(store, chosen)
+
+
+@runs.command("cancel")
+@_which
+@click.pass_obj
+def runs_cancel(settings: Settings, /, **which: Any) -> None:
+    """Take runs out: pending ones are not started, those in training end within seconds.
+
+    Name them by ID, or choose with --sweep and --where. `orch runs retry ID` brings one back; its
+    checkpoint is kept.
+
+    \b
+    Examples:
+      orch runs cancel 3f2a91c0
+      orch runs cancel --sweep demo --where 'method=adamw'
+    """
+    from db.store import Store
+
+    store = Store.open(settings.store)
+    if not any(which.values()):
+        raise SpecError("which runs? Give their IDs, or --sweep, or --where.")
+    found = _found(store, **which)
+    chosen = [s for s in found if s.state in ("pending", "running")]
+    _refuse_others(which["run_ids"], found, chosen, "pending or running")
+    click.echo(f"{plural(store.cancel([s.key for s in chosen]), 'run')} cancelled.")
+
+
+@runs.command("void")
+@click.argument("run_ids", metavar="ID...", nargs=-1, required=True)
+@click.option("--reason", required=True, help="Why the numbers count no more; kept with them.")
+@click.pass_obj
+def runs_void(settings: Settings, run_ids: tuple[str, ...], reason: str) -> None:
+    """Take the numbers of finished runs out of every table and export, and keep them with a reason.
+
+    A voided run counts as missing. `orch runs retry ID` has it trained anew, from the start.
+
+    \b
+    Example: orch runs void 3f2a91c0 --reason 'trained on the wrong copy of the data'
+    """
+    from db.store import Store
+
+    if not reason.strip():
+        raise SpecError("--reason is empty; say why the numbers shall count no more.")
+    store = Store.open(settings.store)
+    found = [store.find_run(run_id) for run_id in run_ids]
+    for stored in found:
+        store.void(stored.key, reason.strip())
+        click.echo(f"{stored.id} ({stored.run}) is voided; again: orch runs retry {stored.id[:8]}")
+
+
+def _found(
+    store: Reader, run_ids: tuple[str, ...], sweep: str | None, conditions: tuple[str, ...]
+) -> list[StoredRun]:
+    wanted = where.parse(conditions)
+    found = [store.find_run(run_id) for run_id in run_ids] if run_ids else store.runs(sweep)
+    return [stored for stored in found if wanted.matches(stored.run)]
+
+
+def _refuse_others(
+    named: tuple[str, ...], found: list[StoredRun], chosen: list[StoredRun], states: str
+) -> None:
+    """A run that was named and is in no fitting state is the user's mistake; nothing is done."""
+    if named and (wrong := [s for s in found if s not in chosen]):
+        raise SpecError(
+            f"run {wrong[0].id[:8]} is {wrong[0].state}, not {states}; nothing was changed."
+        )
+
+
+def _name_launch(store: Reader, chosen: list[StoredRun]) -> None:
+    """Which sweep to resume for the runs to be trained."""
+    for info in store.sweeps():
+        if chosen and any(s.id == chosen[0].id for s in store.runs(info.name)):
+            click.echo(f"Train with: orch resume {info.name}")
+            return
 
 
 @runs.command("run")
@@ -236,6 +379,9 @@ def runs_run(settings: Settings, run_id: str, local: bool, device: str, keep: Ke
         click.echo("Repeated: every epoch and metric equals what is stored, bit by bit.")
         return
     state = work.train(stored)
+    if state == "pending":
+        click.echo(f"{stored.id} was stopped; go on with the same command.")
+        sys.exit(INTERRUPTED)
     click.echo(f"{stored.id} is {state}.")
     sys.exit(1 if state == "failed" else 0)
 

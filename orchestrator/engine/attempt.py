@@ -52,8 +52,7 @@ def attempt(run: Run, context: worker.Context) -> Iterator[worker.Event]:
 def _line(run: Run, event: worker.Event) -> str:
     match event:
         case worker.Started():
-            where = event.resumed_from
-            start = "from the start" if where is None else f"after epoch {where}"
+            start = resumed(event.resumed_from, event.resumed_step) or "from the start"
             return f"on {event.provenance.host} ({event.provenance.device}), {start}"
         case worker.Epoch():
             record = event.record
@@ -65,8 +64,23 @@ def _line(run: Run, event: worker.Event) -> str:
         case worker.Finished():
             return "done"
         case worker.Paused():
-            return f"paused after epoch {event.epoch}"
+            return f"paused {resumed(event.epoch, event.step)}"
+        case worker.Shrunk():
+            return (
+                f"memory ran out at epoch {event.epoch}, step {event.step}: going on with "
+                f"{event.micro_batch} images a forward pass"
+            )
+        case worker.Waiting():
+            return f"waiting: {event.reason}"
     return ""
+
+
+def resumed(epoch: int | None, step: int) -> str:
+    """`after epoch 3`, `after epoch 3 and 120 steps`; empty for a start from nothing."""
+    if epoch is None and not step:
+        return ""
+    steps = f" and {step} steps" if step else ""
+    return f"after epoch {epoch or 0}{steps}"
 
 
 def log_to(handler: logging.Handler) -> None:

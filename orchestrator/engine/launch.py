@@ -7,20 +7,28 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
+import sys
 import tempfile
+import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from db.errors import EnvironmentProblem
+from db.lease import Lease
 from db.records import State, StoredRun
 from db.store import Store
+from orchestrator import durations
+from orchestrator.engine.checkout import git_state
 from orchestrator.engine.session import Observer, Session, queue_of
+from orchestrator.engine.watch import SILENCE_SECONDS, Watch, free_bytes, megabytes
+from orchestrator.engine.watchdog import Watchdog
+from orchestrator.estimate import checkpoint_bytes
+from orchestrator.order import ordered
 from orchestrator.spec import Resources
 from orchestrator.sweep import Planned
 from worker.context import Folders
@@ -44,6 +52,8 @@ MAX_PENDING = 16
 """Actors that start at the same time: each imports torch, and reads it from one disk."""
 MAX_TRIALS = 5_000
 """Of one Tune experiment: its driver keeps 27 kB and a folder for each."""
+RAY_DIED = 1
+"""Exit code where Ray died and nobody was there to start it anew."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,20 @@ class Options:
     folders: Folders
     max_concurrent: int | None = None
     plugins: tuple[str, ...] = ()
+    address: str | None = None
+    """Of a running Ray cluster; None: a Ray of our own on this machine."""
+    grace: float = 30.0
+    """Seconds that runs in training have to save where they are when the launch is to stop."""
+    time_limit: float | None = None
+    """Seconds after which the launch stops by itself."""
+    lease: float = 60.0
+    """Seconds without a sign of life after which other launches may take this one's runs."""
+    checkpoint_seconds: float = 180.0
+    stays: bool = True
+    """Whether to wait for runs that other launches hold, to take them over if those die."""
+    silence: float = SILENCE_SECONDS
+    on_ray_death: Callable[[str], None] | None = None
+    """Called, from a thread, when Ray's own processes are gone; it must end this process."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +87,10 @@ class Outcome:
     """Runs that this launch brought to each final state."""
     taken_elsewhere: int
     """Runs that another launch is training."""
-    interrupted: bool
+    held_back: Mapping[tuple[str, str], str]
+    """Families whose runs wait because three of them failed alike, with the error."""
+    interrupted: str | None
+    """What stopped it before the end."""
 
 
 def launch(
@@ -73,53 +100,113 @@ def launch(
     options: Options,
     observer: Observer,
 ) -> Outcome:
-    """Train what is missing of `runs`; returns when nothing is left or a signal came.
+    """Train what is missing of `runs`; returns when nothing is left or it was told to stop.
 
     Raises what went wrong with the store or Ray, after giving back every claim.
     """
-    owner = store.enlist()
-    session = Session(
-        store=store,
-        owner=owner,
-        queue=queue_of(store, runs),
-        keys={stored.id: stored.key for stored in runs},
-        planned=planned,
-        folders=options.folders,
-        observer=observer,
-        plugins=options.plugins,
-        git=git_state(),
-    )
-    try:
-        with scratch_folder() as scratch, ray_cluster(scratch), told_to_stop(session):
-            slots = _slots({planned[stored.id].resources for stored in runs})
-            # All actors start at once, and one run is claimed ahead so that none waits for a claim.
+    began = time.monotonic()
+    by_id = {stored.id: stored for stored in runs}
+    runs = [by_id[i] for i in ordered([stored.run for stored in runs], durations.estimate(store))]
+    with Lease(store, ttl=options.lease) as lease:
+        session = Session(
+            store=store,
+            owner=lease.owner,
+            queue=queue_of(store, runs),
+            stored=by_id,
+            planned=planned,
+            folders=options.folders,
+            observer=observer,
+            plugins=options.plugins,
+            git=git_state(),
+            checkpoint_seconds=options.checkpoint_seconds,
+            stays=options.stays,
+        )
+        deadline = None if options.time_limit is None else began + options.time_limit
+        wanted = {planned[stored.id].resources for stored in runs}
+        with (
+            scratch_folder() as scratch,
+            ray_cluster(scratch, options.address) as head,
+            told_to_stop(session) as told,  # after Ray, which sets handlers of its own
+        ):
+            dog = Watchdog(lambda reason: _ray_died(reason, lease, dog, options), head)
+            slots = min(_slots(wanted), options.max_concurrent or sys.maxsize)
+            reserve = _reserve(runs, planned, options.folders.runs, slots)
+            watch = Watch(session, options.grace, reserve, deadline, options.silence)
+            # All actors start at once; one run is claimed ahead so that none waits for a claim.
             os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(slots, MAX_PENDING))
             session.max_claims = options.max_concurrent or slots + 1
-            while session.startable() and not session.stop.is_set():
-                before = len(session.queue)
-                _experiment(session, scratch)
-                if len(session.queue) == before:
-                    break
-    finally:
-        told = session.stop.is_set() and session.failure is None
-        store.retire(owner, "paused" if told else "lost")
+            with dog:
+                _experiments(session, watch, scratch, options)
+        if session.stop.is_set() and session.failure is None:
+            lease.outcome = "paused"
     if session.failure is not None:
         raise session.failure
+    stopped_by = "the time limit" if watch.timed_out else told.name or "a signal"
     return Outcome(
         session.states,
-        len(session.elsewhere & session.keys.keys()),
-        session.stop.is_set(),
+        len(session.elsewhere & session.stored.keys()),
+        session.families if session.held_back() else {},
+        stopped_by if session.stop.is_set() else None,
     )
 
 
-def _experiment(session: Session, scratch: Path) -> None:
-    """One Tune experiment over the session's queue, and its folder's end."""
+def _experiments(session: Session, watch: Watch, scratch: Path, options: Options) -> None:
+    """Successive Tune experiments, until one changes nothing."""
+    from orchestrator.engine import tune as seam
+
+    session.bell = f"orch-bell-{uuid.uuid4().hex[:8]}"
+    session.lane = seam.RayLane(session.bell)
+    storage = scratch / "tune"
+    if options.address:  # Tune looks from every node whether its storage is there
+        storage = options.folders.runs / f".tune-{session.bell}"
+    try:
+        while session.startable() and not session.stop.is_set():
+            before = (len(session.queue), len(session.elsewhere), sum(session.states.values()))
+            _experiment(session, watch, storage)
+            now = (len(session.queue), len(session.elsewhere), sum(session.states.values()))
+            if now == before:
+                break
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
+
+
+def _ray_died(reason: str, lease: Lease, dog: Watchdog, options: Options) -> None:
+    """Give back what we hold and hand over: nothing can be heard of workers any more."""
+    lease.outcome = "died"
+    lease.__exit__(None, None, None)
+    dog.end_processes()
+    if options.on_ray_death:
+        options.on_ray_death(reason)
+    os._exit(RAY_DIED)
+
+
+def _reserve(
+    runs: Sequence[StoredRun], planned: Mapping[str, Planned], folder: Path, slots: int
+) -> int:
+    """Bytes that must be free for a run to start: its checkpoints'.
+
+    Raises `EnvironmentProblem` where there is not room for all that train at once.
+    """
+    sizes = sorted((checkpoint_bytes(s.run) for s in runs if s.state != "done"), reverse=True)
+    most = sum(sizes[:slots])
+    free = free_bytes(folder)
+    if free is not None and free < most:
+        raise EnvironmentProblem(
+            f"--runs {folder} has {megabytes(free)} free and the checkpoints of "
+            f"{min(slots, len(sizes))} runs at once need about {megabytes(most)}; make space, name "
+            "another folder, or train fewer with --max-concurrent."
+        )
+    return sizes[0] if sizes else 0
+
+
+def _experiment(session: Session, watch: Watch, storage: Path) -> None:
+    """One Tune experiment over the session's queue."""
     from ray import tune
 
     from orchestrator.engine import tune as seam
 
     name = f"launch-{uuid.uuid4().hex[:8]}"
-    seam.SESSIONS[name] = session
+    seam.SESSIONS[name], seam.WATCHES[name] = session, watch
     tuner = tune.Tuner(
         tune.with_resources(seam.train, seam.resources_of),
         tune_config=tune.TuneConfig(
@@ -127,7 +214,7 @@ def _experiment(session: Session, scratch: Path) -> None:
         ),
         run_config=tune.RunConfig(
             name=name,
-            storage_path=str(scratch / "tune"),
+            storage_path=str(storage),
             callbacks=[seam.StoreCallback(name)],
             stop=seam.StopWhenTold(name),
             failure_config=tune.FailureConfig(max_failures=0),
@@ -137,31 +224,48 @@ def _experiment(session: Session, scratch: Path) -> None:
     try:
         tuner.fit()
     finally:
-        del seam.SESSIONS[name]
-        shutil.rmtree(scratch / "tune", ignore_errors=True)
+        del seam.SESSIONS[name], seam.WATCHES[name]
+        shutil.rmtree(storage / name, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def ray_cluster(scratch: Path) -> Iterator[None]:
-    """A Ray of our own on this machine, for as long as the block lasts."""
+def ray_cluster(scratch: Path, address: str | None = None) -> Iterator[tuple[str, int] | None]:
+    """A running Ray for as long as the block lasts: our own on this machine, or a cluster's.
+
+    Yields where the cluster's control store listens, None for our own. Raises `EnvironmentProblem`
+    where there is no cluster at `address`.
+    """
     os.environ.update(RAY_SETTINGS)
     import ray
 
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:
+        options |= {
+            "address": "local",  # whatever RAY_ADDRESS says
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "_temp_dir": str(scratch / "ray"),
+        }
+    else:
+        options |= {"address": address, "runtime_env": {"env_vars": RAY_SETTINGS}}
     # Ray puts the working directory first on its workers' path, where a folder called `db` or
     # `worker` would shadow ours; so it starts from an empty one.
     with contextlib.chdir(scratch):
-        ray.init(
-            address="local",  # whatever RAY_ADDRESS says
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            object_store_memory=OBJECT_STORE_BYTES,
-            _temp_dir=str(scratch / "ray"),
-        )
+        try:
+            ray.init(**options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            if address is None:
+                raise
+            reason = str(error).strip().splitlines()[0]
+            raise EnvironmentProblem(
+                f"--address {address}: {reason}; start this machine's part of the cluster with "
+                "`ray start --address=HEAD:6379`, or leave --address out."
+            ) from error
     # Tune prints a traceback of its own for a worker that died; the attempt has the reason.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
-        yield
+        host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+        yield (host, int(port)) if address else None
     finally:
         ray.shutdown()
 
@@ -187,19 +291,29 @@ def _fits(need: Resources, node: dict[str, float]) -> int:
     return int(min(fits, node.get("GPU", 0.0) / need.gpus) if need.gpus else fits)
 
 
+@dataclass
+class Told:
+    """Which signal ended the launch, if one did."""
+
+    name: str = ""
+
+
 @contextlib.contextmanager
-def told_to_stop(session: Session) -> Iterator[None]:
-    """SIGINT and SIGTERM end the launch in order; a second one does not wait for that."""
+def told_to_stop(session: Session) -> Iterator[Told]:
+    """SIGINT, SIGTERM and SIGUSR1 end the launch in order; a second one does not wait for that."""
+    told = Told()
 
     def handler(number: int, frame: FrameType | None) -> None:
-        if session.stop.is_set():
+        if told.name and number != signal.SIGUSR1:
+            session.over.set()
             raise KeyboardInterrupt
+        told.name = signal.Signals(number).name
         session.stop.set()
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     before: dict[int, Any] = {number: signal.signal(number, handler) for number in numbers}
     try:
-        yield
+        yield told
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)
@@ -221,26 +335,3 @@ def scratch_folder() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def git_state() -> tuple[str, bool] | None:
-    """The commit that orch runs from and whether files differ from it; None outside a checkout."""
-    here = Path(__file__).resolve()
-    try:
-        _, commit, changes = (
-            subprocess.run(
-                ["git", "-C", str(here.parent), *command],
-                capture_output=True,
-                text=True,
-                check=True,
-            ).stdout
-            for command in (
-                # Fails where orch is installed inside somebody else's checkout.
-                ["ls-files", "--error-unmatch", here.name],
-                ["rev-parse", "HEAD"],
-                ["status", "--porcelain"],
-            )
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit.strip(), bool(changes.strip())

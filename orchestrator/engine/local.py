@@ -5,13 +5,18 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
+
+from db.lease import Lease
 
 import worker
 from db.errors import EnvironmentProblem, MissingInputs, StoreError
@@ -19,6 +24,7 @@ from db.reading import Reader
 from db.records import Claim, EpochRecord, Metric, Run, State, StoredRun
 from db.store import Store
 from orchestrator.engine.attempt import attempt, log_path, log_to
+from orchestrator.engine.checkout import git_state
 from orchestrator.engine.recorder import Recorder
 from worker.checkpoint import file_digest
 from worker.context import Folders, Keep
@@ -37,21 +43,19 @@ class Local:
     def train(self, stored: StoredRun) -> State:
         """Claim, train and record a run; returns its state afterwards."""
         self.store.recover()
-        if stored.state == "failed":
+        if stored.state in ("failed", "cancelled", "voided"):
             self.store.retry([stored.key])
-        owner = self.store.enlist()
-        try:
-            claim = self.store.claim(stored.key, owner)
+        with Lease(self.store) as lease, signalled() as stop:
+            lease.outcome = "paused"
+            claim = self.store.claim(stored.key, lease.owner, git_state())
             if claim is None:
                 raise StoreError(
                     f"run {stored.id} is not to be had: another process trains it, or it needs "
                     f"{', '.join(stored.run.needs) or 'nothing'} to be done first."
                 )
-            return self._train(claim)
-        finally:
-            self.store.retire(owner, "paused")
+            return self._train(claim, stop)
 
-    def _train(self, claim: Claim) -> State:
+    def _train(self, claim: Claim, stop: threading.Event) -> State:
         recorder, state = Recorder(self.store, self.folders.runs), None
         surroundings = context(
             self.folders,
@@ -60,6 +64,7 @@ class Local:
             keep=self.keep,
             data_fingerprint=claim.data_fingerprint,
             weights_sha256=claim.weights_sha256,
+            should_stop=stop.is_set,
         )
         with _logged(log_path(surroundings.folder(claim.run.id), claim.fence)):
             for event in attempt(claim.run, surroundings):
@@ -133,6 +138,8 @@ class Local:
 def context(folders: Folders, device: str, **others: Any) -> worker.Context:
     """The surroundings of work in this process, with the machine's cores at a GPU's service."""
     loaders = 0 if device == "cpu" else max(1, (os.cpu_count() or 1) - 1)
+    if often := os.environ.get("ORCH_CHECKPOINT_SECONDS"):  # `orch verify-resume` sets it
+        others["checkpoint_seconds"] = float(often)
     return worker.Context(**{**vars(folders), "device": device, "loaders": loaders, **others})
 
 
@@ -194,6 +201,25 @@ def compare(stored: tuple[EpochRecord, ...], again: tuple[EpochRecord, ...]) -> 
     if len(stored) != len(again):
         differences.append(f"{len(stored)} epochs are stored, {len(again)} were measured now")
     return differences
+
+
+@contextmanager
+def signalled() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set, so that the run saves where it is; twice is at once."""
+    stop = threading.Event()
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield stop
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
 
 
 @contextmanager

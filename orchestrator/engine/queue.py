@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from db.records import FINAL_STATES, State, StoredRun
+
+HOPELESS: tuple[State, ...] = tuple(state for state in FINAL_STATES if state != "done")
+"""What another run needs will not come of these by itself."""
 
 
 class Queue:
@@ -27,6 +30,9 @@ class Queue:
     def __contains__(self, run_id: str) -> bool:
         return run_id in self._waiting
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._waiting)
+
     def open_needs(self) -> set[str]:
         """What waiting runs need that is not final yet."""
         return {
@@ -36,13 +42,19 @@ class Queue:
             if self._state.get(need) not in FINAL_STATES
         }
 
-    def take(self) -> str | None:
-        """The next run whose needs are met, out of the queue; None where all wait for others."""
+    def take(self, unless: Callable[[str], bool] = lambda run_id: False) -> str | None:
+        """The next run whose needs are met, out of the queue; None where all wait for others.
+
+        Runs of which `unless` is true are passed over.
+        """
         for position, run_id in enumerate(self._waiting):
-            if all(self._state.get(need) == "done" for need in self._needs[run_id]):
+            if self._is_ready(run_id) and not unless(run_id):
                 del self._waiting[position]
                 return run_id
         return None
+
+    def _is_ready(self, run_id: str) -> bool:
+        return all(self._state.get(need) == "done" for need in self._needs[run_id])
 
     def put_back(self, run_id: str) -> None:
         """A run whose attempt ended without an outcome goes first."""
@@ -54,9 +66,8 @@ class Queue:
 
     def blocked(self) -> list[str]:
         """The waiting runs that can never start because what they need did not get done."""
-        hopeless = ("failed", "diverged")
         return [
             run_id
             for run_id in self._waiting
-            if any(self._state.get(need) in hopeless for need in self._needs[run_id])
+            if any(self._state.get(need) in HOPELESS for need in self._needs[run_id])
         ]

@@ -8,7 +8,18 @@ from pathlib import Path
 from db.errors import Superseded
 from db.records import Claim, State
 from db.store import Store
-from worker.events import Diverged, Epoch, Event, Failed, Finished, Paused, Progress, Started
+from worker.events import (
+    Diverged,
+    Epoch,
+    Event,
+    Failed,
+    Finished,
+    Paused,
+    Progress,
+    Shrunk,
+    Started,
+    Waiting,
+)
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +45,15 @@ class Recorder:
     def _keep(self, claim: Claim, event: Event) -> State | None:
         match event:
             case Started():
-                self.store.start(claim, event.history, event.provenance, event.resumed_from)
+                self.store.start(
+                    claim,
+                    event.history,
+                    event.provenance,
+                    event.resumed_from,
+                    resumed_step=event.resumed_step,
+                )
+            case Shrunk():
+                self.store.shrunk(claim, event.micro_batch)
             case Epoch():
                 self.store.epoch(claim, event.record)
             case Finished():
@@ -47,12 +66,12 @@ class Recorder:
                 self._clear(claim)
                 return "diverged"
             case Failed():
-                self.store.fail(claim, event.error, event.traceback)
+                self.store.fail(claim, event.error, event.traceback, event.cause)
                 return "failed"
             case Paused():
                 self.store.release(claim, "paused")
                 return "pending"
-            case Progress():
+            case Progress() | Waiting():
                 pass
         return None
 

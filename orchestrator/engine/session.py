@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import threading
@@ -9,26 +10,32 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from db.errors import StoreError, Superseded
-from db.records import FINAL_STATES, Claim, State, StoredRun, canonical_json
+from db.errors import StoreError, StoreUnreachable, Superseded
+from db.records import FINAL_STATES, Cause, Claim, State, StoredRun
 from db.store import Store
+from orchestrator.advice import paused_families
+from orchestrator.engine.bell import key_of
 from orchestrator.engine.queue import Queue
 from orchestrator.engine.recorder import Recorder
+from orchestrator.engine.task import Task
 from orchestrator.sweep import Planned
-from worker.context import Folders, Keep
-from worker.events import Event, from_json
+from worker.context import Folders
+from worker.events import Epoch, Event, Failed, from_json
 
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
-"""Between looks at what other launches hold, while there is nothing else to do."""
+"""Between looks at what other launches hold."""
 PATIENCE = (0.5, 2.0, 8.0)
-"""Seconds between tries where the store cannot be written; each has waited for locks already."""
+"""Seconds between tries where the store refuses; each has waited for locks already."""
+WAIT_SECONDS = 2.0
+"""Between tries while the store is away or full: a server that restarts, a disk to be cleared."""
+TELL_SECONDS = 30.0
+"""Between words about such a wait."""
 MAX_DEATHS = 3
-"""Attempts that may die with their process before the run counts as failed."""
+"""Attempts without a new epoch that may die with their process before the run has failed."""
 
 
 class Observer(Protocol):
@@ -43,34 +50,21 @@ class Observer(Protocol):
     def ended(self, claim: Claim, state: State, error: str | None) -> None:
         """An attempt is over; `pending` where the run will be tried again."""
 
+    def line(self, text: str) -> None:
+        """Something about the launch as a whole."""
 
-@dataclass(frozen=True)
-class Task:
-    """All that a worker process needs to train a run: plain JSON values."""
 
-    run: dict[str, Any]
-    fence: int
-    folders: dict[str, str | None]
-    cpus: float
-    gpus: float
-    keep: Keep = "none"
-    plugins: tuple[str, ...] = ()
-    data_fingerprint: str | None = None
-    weights_sha256: str | None = None
+class Lane(Protocol):
+    """The way from a launch to its worker processes."""
 
-    def to_json(self) -> str:
-        """One string, so that Tune has nothing to copy, flatten or print."""
-        return canonical_json(self.__dict__)
+    def ring(self, keys: list[str] | None) -> None:
+        """Have these attempts, or all of them, save where they are and end."""
 
-    def places(self) -> dict[str, Any]:
-        """The folders as paths, for `worker.Context`."""
-        return {name: Path(path) if path else None for name, path in self.folders.items()}
+    def silences(self) -> Mapping[str, float]:
+        """Seconds since each attempt in training was heard of, as far as known."""
 
-    @classmethod
-    def from_json(cls, text: str) -> Task:
-        """The inverse of `to_json`."""
-        values = json.loads(text)
-        return cls(**{**values, "plugins": tuple(values["plugins"])})
+    def kill(self, trial: str) -> None:
+        """End a trial's process."""
 
 
 @dataclass
@@ -80,7 +74,8 @@ class Session:
     store: Store
     owner: int
     queue: Queue
-    keys: dict[str, int]
+    stored: Mapping[str, StoredRun]
+    """The launch's runs, by id."""
     planned: Mapping[str, Planned]
     folders: Folders
     observer: Observer
@@ -88,23 +83,57 @@ class Session:
     """Runs held at once: those in training and those whose worker is about to start."""
     plugins: tuple[str, ...] = ()
     git: tuple[str, bool] | None = None
+    checkpoint_seconds: float = 180.0
+    stays: bool = True
+    """Whether to wait for runs that other launches hold, to take them over if those die."""
+    bell: str = ""
+    lane: Lane | None = None
     stop: threading.Event = field(default_factory=threading.Event)
+    """Told to stop: nothing more is started, what is in training saves where it is."""
+    over: threading.Event = field(default_factory=threading.Event)
+    """The experiment ends now, whatever is in training."""
+    pause: str | None = None
+    """Why nothing more is started for the moment."""
+    claims: dict[str, Claim] = field(default_factory=dict)
+    """By trial."""
     states: Counter[State] = field(default_factory=Counter)
     """How many runs this launch brought to each final state."""
     elsewhere: set[str] = field(default_factory=set)
     """Runs that another launch holds."""
-    _looked: float = 0.0
-    _claims: dict[str, Claim] = field(default_factory=dict)
-    _deaths: Counter[str] = field(default_factory=Counter)
-    _heard: dict[str, int] = field(default_factory=dict)
+    families: dict[tuple[str, str], str] = field(default_factory=dict)
+    """(model, method) whose runs fail alike, `*` for any, with the error: none is started."""
     failure: BaseException | None = None
+    _failed: list[StoredRun] = field(default_factory=list)
+    _looked: float = 0.0
+    _deaths: Counter[str] = field(default_factory=Counter)
+    _reached: Counter[str] = field(default_factory=Counter)
+    _heard: dict[str, int] = field(default_factory=dict)
+    _begun: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.recorder = Recorder(self.store, self.folders.runs)
 
     def startable(self) -> bool:
         """Whether anything that is left may still be trained by this launch."""
-        return len(self.queue) > len(self.queue.blocked())
+        if self.stays and self.elsewhere:
+            return True
+        hopeless = {*self.queue.blocked(), *self.held_back()}
+        return len(self.queue) > len(hopeless)
+
+    def held_back(self) -> list[str]:
+        """The waiting runs of paused families."""
+        return [run_id for run_id in self.queue if self._in_paused_family(run_id)]
+
+    def _in_paused_family(self, run_id: str) -> bool:
+        if not self.families:
+            return False
+        run = self.stored[run_id].run
+        return any(
+            model in ("*", run.model) and method in ("*", run.method)
+            for model, method in self.families
+        )
+
+    # What Tune asks and tells
 
     def suggest(self, trial: str) -> Task | Literal["wait", "finished"]:
         """The next run for a trial, `wait` while all wait for running ones, `finished` at the end.
@@ -112,41 +141,42 @@ class Session:
         A run that dies is queued again, so nothing is finished while anything runs.
         """
         if self.stop.is_set():
-            return "finished"
-        if self.max_claims and len(self._claims) >= self.max_claims:
+            return "wait" if self.claims and not self.over.is_set() else "finished"
+        if self.pause or (self.max_claims and len(self.claims) >= self.max_claims):
             return "wait"
-        while run_id := self.queue.take():
-            claim = self.store.claim(self.keys[run_id], self.owner, self.git)
+        while run_id := self.queue.take(unless=self._in_paused_family):
+            claim = self.store.claim(self.stored[run_id].key, self.owner, self.git)
             if claim is None:
                 self.elsewhere.add(run_id)
-                self._look_elsewhere()
                 continue
-            self._claims[trial] = claim
+            self.claims[trial] = claim
             self.observer.claimed(claim)
             return self._task(claim)
-        if not self._claims and not self._waits_for_another():
+        if not self.claims and not self._waits_for_another():
             return "finished"
         return "wait"
 
     def _waits_for_another(self) -> bool:
-        """Whether what is left needs a run that another launch is training."""
+        """Whether what is left is, or needs, a run that another launch is training."""
         needed = self.queue.open_needs()
-        if needed and time.monotonic() - self._looked > LOOK_SECONDS:
-            self._looked = time.monotonic()
-            self.elsewhere |= needed
-            self.store.recover()
-            self._look_elsewhere()
+        self.elsewhere |= needed - self.stored.keys()
+        if (needed or self.elsewhere) and time.monotonic() - self._looked > LOOK_SECONDS:
+            self.look_elsewhere()
+        if self.stays and self.elsewhere:
+            return True
         return bool(self.queue.open_needs() & self.elsewhere)
 
-    def _look_elsewhere(self) -> None:
+    def look_elsewhere(self) -> None:
         """Learn what became of runs that others hold; one that came back is ours to claim."""
+        self._looked = time.monotonic()
+        self.store.recover()
         for run_id, state in self.store.states([*self.elsewhere]).items():
             if state == "running":
                 continue
             self.elsewhere.discard(run_id)
             if state in FINAL_STATES:
                 self.queue.settle(run_id, state)
-            elif run_id in self.keys and run_id not in self.queue:
+            elif run_id in self.stored and run_id not in self.queue:
                 self.queue.put_back(run_id)
 
     def _task(self, claim: Claim) -> Task:
@@ -161,43 +191,74 @@ class Session:
             plugins=self.plugins,
             data_fingerprint=claim.data_fingerprint,
             weights_sha256=claim.weights_sha256,
+            checkpoint_seconds=self.checkpoint_seconds,
+            bell=self.bell,
         )
 
-    def message(self, trial: str, number: int, text: str) -> None:
-        """A trial reported; Tune may deliver its last report twice, so they are numbered."""
-        claim = self._claims.get(trial)
-        if claim is None or number <= self._heard.get(trial, -1):
-            return
-        event = from_json(json.loads(text))
-        state = self.recorder.record(claim, event)
-        self._heard[trial] = number  # after it is kept: a try that failed is repeated
-        self.observer.said(claim, event)
-        if state is not None:
-            error = getattr(event, "error", None)
-            self._close(trial, claim, state, error)
+    def begun(self, trial: str) -> None:
+        """A worker process has taken the trial up."""
+        self._begun.add(trial)
+
+    def message(self, trial: str, number: int, texts: Sequence[str]) -> None:
+        """A trial reported events; Tune may deliver a report twice, so they are numbered."""
+        for place, text in enumerate(texts, number):
+            claim = self.claims.get(trial)
+            if claim is None or place <= self._heard.get(trial, -1):
+                continue
+            event = from_json(json.loads(text))
+            state = self.recorder.record(claim, event)
+            self._heard[trial] = place  # after it is kept: a try that failed is repeated
+            self.observer.said(claim, event)
+            run_id = claim.run.id
+            if isinstance(event, Epoch) and event.record.epoch > self._reached[run_id]:
+                self._reached[run_id] = event.record.epoch
+                self._deaths[run_id] = 0  # it gets somewhere: preempted, not broken
+            if isinstance(event, Failed) and state == "failed":
+                self._note_failure(claim, event.error, event.cause)
+            if state is not None:
+                self._close(trial, claim, state, getattr(event, "error", None))
+
+    def _note_failure(self, claim: Claim, error: str, cause: Cause) -> None:
+        stored = self.stored[claim.run.id]
+        self._failed.append(dataclasses.replace(stored, state="failed", error=error, cause=cause))
+        paused = paused_families(self._failed)
+        for (model, method), reason in paused.items():
+            if (model, method) not in self.families:
+                name = " ".join(word for word in (model, method) if word != "*")
+                self.observer.line(
+                    f"paused   {name}: three of its runs failed alike ({reason}); the rest goes on"
+                )
+        self.families = paused
 
     def trial_ended(self, trial: str, error: str | None) -> None:
         """A trial is over; one whose run has no outcome yet died with its process."""
-        claim = self._claims.get(trial)
-        if claim is None or self.stop.is_set():
+        claim = self.claims.get(trial)
+        if claim is None:
             return
-        run_id, reason = claim.run.id, error or "the worker process ended without an outcome"
-        self._deaths[run_id] += 1
         try:
-            if self._deaths[run_id] < MAX_DEATHS:
-                self.store.release(claim, "died", reason)
-                self._close(trial, claim, "pending", reason)
-                return
-            reason += f" ({MAX_DEATHS} times)"
-            self.store.fail(claim, reason, "")
-            self._close(trial, claim, "failed", reason)
+            if self.stop.is_set():
+                self.store.release(claim, "paused")
+                self._close(trial, claim, "pending", None)
+            else:
+                self._died(trial, claim, error or "the worker process ended without an outcome")
         except Superseded:
-            del self._claims[trial]
-            self.elsewhere.add(run_id)
+            self._let_go(trial)
+            self.elsewhere.add(claim.run.id)
+
+    def _died(self, trial: str, claim: Claim, reason: str) -> None:
+        run_id = claim.run.id
+        self._deaths[run_id] += 1
+        cause: Cause = "out_of_memory" if "OutOfMemory" in reason else "process_death"
+        if self._deaths[run_id] < MAX_DEATHS:
+            self.store.release(claim, "died", reason, cause)
+            self._close(trial, claim, "pending", reason)
+            return
+        reason += f" ({MAX_DEATHS} times)"
+        self.store.fail(claim, reason, "", cause)
+        self._close(trial, claim, "failed", reason)
 
     def _close(self, trial: str, claim: Claim, state: State, error: str | None) -> None:
-        del self._claims[trial]
-        self._heard.pop(trial, None)
+        self._let_go(trial)
         if state == "pending":
             self.queue.put_back(claim.run.id)
         else:
@@ -205,23 +266,75 @@ class Session:
             self.queue.settle(claim.run.id, state)
         self.observer.ended(claim, state, error)
 
+    def _let_go(self, trial: str) -> None:
+        del self.claims[trial]
+        self._heard.pop(trial, None)
+        self._begun.discard(trial)
+
+    # What the watch does
+
+    def give_back_unbegun(self) -> None:
+        """Release the claims that no worker process has taken up yet: there is nothing to save."""
+        for trial, claim in list(self.claims.items()):
+            if trial not in self._begun:
+                self.trial_ended(trial, None)
+                log.info("run %s was not begun", claim.run.id)
+
+    def silence(self, trial: str, seconds: float) -> None:
+        """A worker is frozen: its run is to be tried again by another, its process ended."""
+        self.trial_ended(trial, f"the worker process said nothing for {seconds:.0f} s")
+        if self.lane:
+            self.lane.kill(trial)
+
+    def check_claims(self) -> None:
+        """Stop what is ours no more: cancelled, or taken over while this launch was frozen."""
+        held = self.store.held(self.owner)
+        for trial, claim in list(self.claims.items()):
+            if held.get(claim.run_key) == claim.fence:
+                continue
+            state = self.store.states([claim.run.id])[claim.run.id]
+            if trial in self.claims and self.lane:
+                self.lane.ring([key_of(claim.run.id, claim.fence)])
+            self._let_go(trial)
+            if state in FINAL_STATES:
+                self.queue.settle(claim.run.id, state)
+                self.observer.ended(claim, state, "decided from outside")
+            else:
+                self.elsewhere.add(claim.run.id)
+                self.observer.line(f"another launch has taken over {claim.run}")
+
     def guarded(self, action: Callable[[], Any]) -> Any:
-        """Do something on Tune's behalf; a fault ends the launch in order, not inside Tune."""
+        """Do something on Tune's behalf; a fault ends the launch in order, not inside Tune.
+
+        A store that is away or full is waited for; what else it refuses is tried a few times.
+        """
         try:
-            for pause in PATIENCE:
+            pauses = iter(PATIENCE)
+            told = -TELL_SECONDS
+            while True:
                 try:
                     return action()
+                except StoreUnreachable as fault:
+                    if self.over.is_set():
+                        raise
+                    if time.monotonic() - told > TELL_SECONDS:
+                        told = time.monotonic()
+                        self.observer.line(f"waiting: {fault}")
+                    self.over.wait(WAIT_SECONDS)
                 except StoreError as fault:
+                    pause = next(pauses, None)
+                    if pause is None:
+                        raise
                     log.warning("%s; trying again", fault)
-                    self.stop.wait(pause)
-            return action()
+                    self.over.wait(pause)
         except BaseException as fault:
             self.failure = self.failure or fault
             self.stop.set()
+            self.over.set()
             return None
 
 
 def queue_of(store: Store, runs: Sequence[StoredRun]) -> Queue:
-    """The queue for a launch over `runs`."""
+    """The queue for a launch over `runs`, in their order."""
     needed = {need for stored in runs for need in stored.run.needs}
     return Queue(runs, store.states([*needed]))

@@ -11,12 +11,15 @@ import ctypes
 import gc
 import json
 import logging
+import os
 import re
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune import Callback, PlacementGroupFactory, Stopper
 from ray.tune.search import Searcher
@@ -24,14 +27,23 @@ from ray.tune.search import Searcher
 import worker
 from db.records import Run
 from orchestrator.engine.attempt import attempt, captured, log_path, log_to
-from orchestrator.engine.session import Session, Task
+from orchestrator.engine.bell import Bell, Listener, key_of
+from orchestrator.engine.session import Session
+from orchestrator.engine.task import Task
+from orchestrator.engine.watch import Watch
 from worker.catalog import load_plugins
-from worker.events import to_json
+from worker.events import Epoch, Event, Finished, Progress, Shrunk, Started, Waiting, to_json
 
 SESSIONS: dict[str, Session] = {}
+WATCHES: dict[str, Watch] = {}
 LARGE_PROCESS = 1 << 30
 """Bytes: torch, timm and a tiny model with its data take about half of it."""
-TASK, MESSAGE, NUMBER = "task", "message", "number"
+LEFT_ON_GPU = 64 << 20
+"""Bytes that a finished run may leave allocated; with more, its process is not used again."""
+REPORT_SECONDS = 0.2
+"""Events closer together travel in one report: each costs the driver 3 ms."""
+_GO_ON = (Started, Progress, Epoch, Shrunk, Waiting)
+TASK, MESSAGES, NUMBER = "task", "messages", "number"
 
 
 class StoreSearcher(Searcher):
@@ -72,10 +84,20 @@ class StoreCallback(Callback):
     ) -> None:
         """A worker reported an event."""
         session = SESSIONS[self.session]
-        if MESSAGE in result:
-            session.guarded(
-                lambda: session.message(trial.trial_id, result[NUMBER], result[MESSAGE])
-            )
+        if MESSAGES in result:
+            texts = json.loads(result[MESSAGES])
+            session.guarded(lambda: session.message(trial.trial_id, result[NUMBER], texts))
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Tune's loop goes round, ten times a second or more."""
+        WATCHES[self.session].tick()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A worker process takes a trial up."""
+        session = SESSIONS[self.session]
+        session.begun(trial.trial_id)
+        if isinstance(session.lane, RayLane):
+            session.lane.actors[trial.trial_id] = trial.temporary_state.ray_actor
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's function returned, or Tune stopped it."""
@@ -107,8 +129,43 @@ class StopWhenTold(Stopper):
         return False
 
     def stop_all(self) -> bool:
-        """Whether a signal or a fault ended the launch."""
-        return SESSIONS[self.session].stop.is_set()
+        """Whether a stop in order, its grace or a fault ended the launch."""
+        return SESSIONS[self.session].over.is_set()
+
+
+class RayLane:
+    """The way to worker processes: the bell, and Tune's own handles of them."""
+
+    def __init__(self, name: str) -> None:
+        """Start the bell under `name`, beside the driver."""
+        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=True
+        )
+        options = {"name": name, "num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here}
+        self._bell = ray.remote(Bell).options(**options).remote()
+        self.actors: dict[str, Any] = {}
+        """Of trials in training; only the newest of a process counts."""
+        self._asked: Any = None
+        self._known: Mapping[str, float] = {}
+
+    def ring(self, keys: list[str] | None) -> None:
+        """Have these attempts, or all of them, save where they are and end."""
+        self._bell.ring.remote(keys)
+
+    def silences(self) -> Mapping[str, float]:
+        """As of the last answer; never waits for one."""
+        if self._asked is not None and ray.wait([self._asked], timeout=0)[0]:
+            with contextlib.suppress(ray.exceptions.RayError):
+                self._known = ray.get(self._asked)
+            self._asked = None
+        if self._asked is None:
+            self._asked = self._bell.silences.remote()
+        return self._known
+
+    def kill(self, trial: str) -> None:
+        """End a trial's process, a frozen one too."""
+        if actor := self.actors.pop(trial, None):
+            ray.kill(actor)
 
 
 def resources_of(config: dict[str, Any]) -> PlacementGroupFactory:
@@ -123,46 +180,83 @@ def loaders(cpus: float) -> int:
     return max(1, int(cpus) - 1)
 
 
+_listeners: dict[str, Listener] = {}
+"""This process's, by the bell that it listens to."""
+
+
+def _listener(bell: str) -> Listener:
+    if bell not in _listeners:
+        _listeners.clear()
+        _listeners[bell] = Listener(ray.get_actor(bell))
+    return _listeners[bell]
+
+
 def train(config: dict[str, Any]) -> None:
     """The trainable: one attempt, its output in the run's folder, its events as Tune reports."""
     task = Task.from_json(config[TASK])
     load_plugins(task.plugins)
     run = Run.from_content(task.run)
+    listener = _listener(task.bell)
+    listener.begin(key_of(run.id, task.fence))
+    device = "cuda:0" if task.gpus else "cpu"
     context = worker.Context(
         **task.places(),
         fence=task.fence,
-        device="cuda:0" if task.gpus else "cpu",
+        device=device,
         loaders=loaders(task.cpus) if task.gpus else 0,
         keep=task.keep,
+        node=ray.get_runtime_context().get_node_id()[:8],
+        checkpoint_seconds=task.checkpoint_seconds,
         data_fingerprint=task.data_fingerprint,
         weights_sha256=task.weights_sha256,
+        should_stop=listener.should_stop,
     )
     with captured(log_path(context.folder(run.id), task.fence)):
         log_to(logging.StreamHandler(sys.stderr))
-        for number, event in enumerate(_without_last_epoch(run, attempt(run, context))):
-            tune.report({NUMBER: number, MESSAGE: json.dumps(to_json(event))})
-    _leave_nothing_behind(task.gpus > 0)
+        if 0 < task.gpus < 1:
+            worker.limit_memory(device, task.gpus)
+        number = 0
+        for events in gathered(attempt(run, context)):
+            texts = [json.dumps(to_json(event)) for event in events]
+            tune.report({NUMBER: number, MESSAGES: json.dumps(texts)})
+            number += len(events)
+        listener.begin("")
+        _leave_nothing_behind(device)
 
 
-def _without_last_epoch(run: Run, events: Iterator[worker.Event]) -> Iterator[worker.Event]:
-    """Leave out the last epoch's own message: the end follows at once and tells everything."""
+def gathered(events: Iterator[Event]) -> Iterator[list[Event]]:
+    """Events in groups: what follows on an earlier report at once waits for the next event.
+
+    A run's end repeats every epoch, so what still waits then need not be said. Nothing waits for
+    long: a worker says something every few seconds.
+    """
+    waiting: list[Event] = []
+    told = time.monotonic()
     for event in events:
-        if not (isinstance(event, worker.Epoch) and event.record.epoch == run.epochs):
-            yield event
+        if isinstance(event, Finished):
+            waiting = [earlier for earlier in waiting if not isinstance(earlier, Epoch)]
+        waiting.append(event)
+        last = not isinstance(event, _GO_ON)
+        if last or time.monotonic() - told > REPORT_SECONDS:
+            yield waiting
+            waiting, told = [], time.monotonic()
+    if waiting:
+        yield waiting
 
 
-def _leave_nothing_behind(on_gpu: bool) -> None:
-    """The actor is reused: the next run must find the memory free."""
+def _leave_nothing_behind(device: str) -> None:
+    """The actor is reused: the next run must find the memory free, and that is looked at."""
+    on_gpu = device != "cpu"
     large = resident_bytes() > LARGE_PROCESS
     if on_gpu or large:  # a collection costs 50 ms: tiny runs go without
         gc.collect()
     if large:
         give_back()
-    if on_gpu:
-        import torch
-
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+    if on_gpu and (left := worker.memory_left(device)) > LEFT_ON_GPU:
+        logging.getLogger("orch").warning(
+            "%d MB of GPU memory stay in use after the run: this process ends", left >> 20
+        )
+        os._exit(0)  # everything is reported; Tune starts another process for the next run
 
 
 def resident_bytes() -> int:

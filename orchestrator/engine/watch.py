@@ -1,0 +1,112 @@
+"""What a launch looks after between events: the clock, signals, frozen workers, the disk."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator.engine.bell import key_of
+from orchestrator.engine.session import Session
+
+CLAIMS_SECONDS = 2.0
+"""Between looks at what became of our claims."""
+OTHERS_SECONDS = 5.0
+"""Between looks at silent workers, dead launches and the disk."""
+RING_SECONDS = 2.0
+"""Between rings while stopping: a bell that was lost and came back has forgotten."""
+SILENCE_SECONDS = 120.0
+"""A worker process that says nothing for so long is frozen: it is ended, its run tried again."""
+
+
+@dataclass
+class Watch:
+    """Called by Tune's loop several times a second; each duty keeps its own pace."""
+
+    session: Session
+    grace: float
+    """Seconds that runs in training have to save where they are."""
+    reserve: int
+    """Bytes that must be free under the runs folder for another run to start."""
+    deadline: float | None = None
+    """When the launch stops by itself, by `time.monotonic()`."""
+    silence: float = SILENCE_SECONDS
+    timed_out: bool = False
+    _stopping: float | None = None
+    _done: dict[str, float] = field(default_factory=dict)
+
+    def tick(self) -> None:
+        """Do what is due."""
+        session = self.session
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            self.timed_out = self.timed_out or not session.stop.is_set()
+            session.stop.set()
+        if session.stop.is_set():
+            self._stop()
+            return
+        if self._due("claims", CLAIMS_SECONDS):
+            session.guarded(session.check_claims)
+        if self._due("others", OTHERS_SECONDS):
+            session.guarded(session.look_elsewhere)
+            self._end_silent()
+            self._watch_disk()
+
+    def _due(self, duty: str, seconds: float) -> bool:
+        now = time.monotonic()
+        if now - self._done.get(duty, 0.0) < seconds:
+            return False
+        self._done[duty] = now
+        return True
+
+    def _stop(self) -> None:
+        """Have what is in training save where it is; after the grace, end it anyway."""
+        session = self.session
+        if self._stopping is None:
+            self._stopping = time.monotonic()
+            session.guarded(session.give_back_unbegun)
+            if session.claims:
+                session.observer.line(
+                    f"stopping: {len(session.claims)} in training save where they are "
+                    f"(at most {self.grace:g} s; again to stop at once)"
+                )
+        if session.claims and session.lane and self._due("ring", RING_SECONDS):
+            session.lane.ring(None)
+        if not session.claims or time.monotonic() - self._stopping > self.grace:
+            session.over.set()
+
+    def _end_silent(self) -> None:
+        if self.session.lane is None:
+            return
+        silences = self.session.lane.silences()
+        for trial, claim in list(self.session.claims.items()):
+            seconds = silences.get(key_of(claim.run.id, claim.fence), 0.0)
+            if seconds > self.silence:
+                self.session.guarded(functools.partial(self.session.silence, trial, seconds))
+
+    def _watch_disk(self) -> None:
+        session, folder = self.session, self.session.folders.runs
+        free = free_bytes(folder)
+        full = free is not None and free < self.reserve
+        if full and not session.pause:
+            session.observer.line(
+                f"paused: {folder} has {megabytes(free or 0)} free and a run needs "
+                f"{megabytes(self.reserve)}; nothing more starts until there is room"
+            )
+        if session.pause and not full:
+            session.observer.line(f"going on: {folder} has room again")
+        session.pause = "disk" if full else None
+
+
+def free_bytes(folder: Path) -> int | None:
+    """What is free for us where `folder` is; None where it cannot be told."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
+
+
+def megabytes(count: int) -> str:
+    """`1,234 MB`."""
+    return f"{count / 2**20:,.0f} MB"
