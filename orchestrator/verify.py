@@ -226,7 +226,7 @@ class Trainer:
         here = str(Path(__file__).resolve().parents[1])
         path = os.pathsep.join(p for p in (here, os.environ.get("PYTHONPATH")) if p)
         often = self.checkpoint_seconds
-        more = {"ORCH_CHECKPOINT_SECONDS": str(often)} if often else {}
+        more = {"ORCH_CHECKPOINT_EVERY": str(often)} if often else {}
         return {**os.environ, **more, "PYTHONPATH": path}
 
     @contextmanager

@@ -52,6 +52,8 @@ MAX_PENDING = 16
 """Actors that start at the same time: each imports torch, and reads it from one disk."""
 MAX_TRIALS = 5_000
 """Of one Tune experiment: its driver keeps 27 kB and a folder for each."""
+SPARE_BYTES = 16 << 20
+"""That must be free beside checkpoints: logs, and what an estimate leaves out."""
 RAY_DIED = 1
 """Exit code where Ray died and nobody was there to start it anew."""
 
@@ -105,49 +107,58 @@ def launch(
     Raises what went wrong with the store or Ray, after giving back every claim.
     """
     began = time.monotonic()
-    by_id = {stored.id: stored for stored in runs}
-    runs = [by_id[i] for i in ordered([stored.run for stored in runs], durations.estimate(store))]
-    with Lease(store, ttl=options.lease) as lease:
+    left = [stored for stored in runs if stored.state in ("pending", "running")]
+    with (
+        Lease(store, ttl=options.lease) as lease,
+        scratch_folder() as scratch,
+        ray_cluster(scratch, options.address) as head,
+    ):
+        slots = min(_slots(left, planned), options.max_concurrent or sys.maxsize)
+        reserve = _reserve(left, options.folders.runs, slots)
         session = Session(
             store=store,
             owner=lease.owner,
-            queue=queue_of(store, runs),
-            stored=by_id,
+            queue=queue_of(store, _in_order(store, left, slots)),
+            stored={stored.id: stored for stored in runs},
             planned=planned,
             folders=options.folders,
             observer=observer,
+            # One run is claimed ahead, so that no worker waits for a claim.
+            max_claims=options.max_concurrent or slots + 1,
             plugins=options.plugins,
             git=git_state(),
             checkpoint_seconds=options.checkpoint_seconds,
             stays=options.stays,
         )
         deadline = None if options.time_limit is None else began + options.time_limit
-        wanted = {planned[stored.id].resources for stored in runs}
-        with (
-            scratch_folder() as scratch,
-            ray_cluster(scratch, options.address) as head,
-            told_to_stop(session) as told,  # after Ray, which sets handlers of its own
-        ):
-            dog = Watchdog(lambda reason: _ray_died(reason, lease, dog, options), head)
-            slots = min(_slots(wanted), options.max_concurrent or sys.maxsize)
-            reserve = _reserve(runs, planned, options.folders.runs, slots)
-            watch = Watch(session, options.grace, reserve, deadline, options.silence)
-            # All actors start at once; one run is claimed ahead so that none waits for a claim.
-            os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(slots, MAX_PENDING))
-            session.max_claims = options.max_concurrent or slots + 1
-            with dog:
-                _experiments(session, watch, scratch, options)
+        watch = Watch(session, options.grace, reserve, deadline, options.silence)
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(slots, MAX_PENDING))
+        dog = Watchdog(lambda reason: _ray_died(reason, lease, dog, options), head)
+        with dog, told_to_stop(session) as told:  # after Ray, which sets handlers of its own
+            _experiments(session, watch, scratch, options)
         if session.stop.is_set() and session.failure is None:
             lease.outcome = "paused"
     if session.failure is not None:
         raise session.failure
-    stopped_by = "the time limit" if watch.timed_out else told.name or "a signal"
     return Outcome(
         session.states,
         len(session.elsewhere & session.stored.keys()),
         session.families if session.held_back() else {},
-        stopped_by if session.stop.is_set() else None,
+        _stopped_by(session, watch, told),
     )
+
+
+def _stopped_by(session: Session, watch: Watch, told: Told) -> str | None:
+    if not session.stop.is_set():
+        return None
+    return "the time limit" if watch.timed_out else told.name
+
+
+def _in_order(store: Store, left: Sequence[StoredRun], slots: int) -> list[StoredRun]:
+    """The runs as they are to be taken on so many workers, by what the store has timed."""
+    by_id = {stored.id: stored for stored in left}
+    runs = [stored.run for stored in left]
+    return [by_id[run_id] for run_id in ordered(runs, durations.estimate(store), slots)]
 
 
 def _experiments(session: Session, watch: Watch, scratch: Path, options: Options) -> None:
@@ -180,15 +191,13 @@ def _ray_died(reason: str, lease: Lease, dog: Watchdog, options: Options) -> Non
     os._exit(RAY_DIED)
 
 
-def _reserve(
-    runs: Sequence[StoredRun], planned: Mapping[str, Planned], folder: Path, slots: int
-) -> int:
+def _reserve(left: Sequence[StoredRun], folder: Path, slots: int) -> int:
     """Bytes that must be free for a run to start: its checkpoints'.
 
     Raises `EnvironmentProblem` where there is not room for all that train at once.
     """
-    sizes = sorted((checkpoint_bytes(s.run) for s in runs if s.state != "done"), reverse=True)
-    most = sum(sizes[:slots])
+    sizes = sorted((checkpoint_bytes(stored.run) for stored in left), reverse=True)
+    most = sum(sizes[:slots]) + SPARE_BYTES
     free = free_bytes(folder)
     if free is not None and free < most:
         raise EnvironmentProblem(
@@ -196,7 +205,7 @@ def _reserve(
             f"{min(slots, len(sizes))} runs at once need about {megabytes(most)}; make space, name "
             "another folder, or train fewer with --max-concurrent."
         )
-    return sizes[0] if sizes else 0
+    return (sizes[0] if sizes else 0) + SPARE_BYTES
 
 
 def _experiment(session: Session, watch: Watch, storage: Path) -> None:
@@ -270,10 +279,11 @@ def ray_cluster(scratch: Path, address: str | None = None) -> Iterator[tuple[str
         ray.shutdown()
 
 
-def _slots(wanted: set[Resources]) -> int:
+def _slots(left: Sequence[StoredRun], planned: Mapping[str, Planned]) -> int:
     """How many runs fit at once; raises `EnvironmentProblem` where one fits on no node."""
     import ray
 
+    wanted = {planned[stored.id].resources for stored in left}
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     for need in wanted:
         for name, amount in (("CPU", need.cpus), ("GPU", need.gpus)):
@@ -283,7 +293,7 @@ def _slots(wanted: set[Resources]) -> int:
                     f"a run asks for {amount:g} {name}s and this machine has {most:g}; "
                     f"lower `resources.{name.lower()}s` in the sweep file."
                 )
-    return max(sum(_fits(need, node) for node in nodes) for need in wanted)
+    return max((sum(_fits(need, node) for node in nodes) for need in wanted), default=1)
 
 
 def _fits(need: Resources, node: dict[str, float]) -> int:

@@ -138,7 +138,7 @@ class Local:
 def context(folders: Folders, device: str, **others: Any) -> worker.Context:
     """The surroundings of work in this process, with the machine's cores at a GPU's service."""
     loaders = 0 if device == "cpu" else max(1, (os.cpu_count() or 1) - 1)
-    if often := os.environ.get("ORCH_CHECKPOINT_SECONDS"):  # `orch verify-resume` sets it
+    if often := os.environ.get("ORCH_CHECKPOINT_EVERY"):  # `orch verify-resume` sets it
         others["checkpoint_seconds"] = float(often)
     return worker.Context(**{**vars(folders), "device": device, "loaders": loaders, **others})
 
