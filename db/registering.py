@@ -15,7 +15,7 @@ from db.writing import Writer, insert_all, insert_new
 
 # Held while runs are registered in a PostgreSQL database; the number means nothing.
 _REGISTER_LOCK = 7_305_611_000_002
-_Place = tuple[int, bool, bool]
+Place = tuple[int, bool, bool]
 """Position, requested, extended."""
 
 
@@ -31,23 +31,23 @@ class Registering(Writer):
         """
         listed = {run.id: run for run in runs}
         with self.write(durable=True) as connection:
-            _one_at_a_time(connection)
+            one_at_a_time(connection)
             keys, new = _add(connection, listed)
             sweep = connection.execute(
                 _UPSERT,
                 {"name": name, "yaml": text, "spec_hash": digest(text), "created": time.time()},
             ).scalar_one()
-            wanted: dict[int, _Place] = {
+            wanted: dict[int, Place] = {
                 keys[run_id]: (position, run_id in requested, False)
                 for position, run_id in enumerate(listed)
             }
             cells = {(r.model, r.dataset, r.method, r.variant) for r in listed.values()}
-            stored: dict[int, _Place] = {}
+            stored: dict[int, Place] = {}
             for key, place, cell in _places(connection, sweep):
                 stored[key] = place
                 if place[2] and key not in wanted and cell in cells:
                     wanted[key] = (len(wanted), True, True)
-            _rearrange(connection, sweep, stored, wanted)
+            rearrange(connection, sweep, stored, wanted)
         return new
 
     def extend(self, name: str, runs: Sequence[Run]) -> int:
@@ -59,7 +59,7 @@ class Registering(Writer):
         self.sweep(name)
         listed = {run.id: run for run in runs}
         with self.write(durable=True) as connection:
-            _one_at_a_time(connection)
+            one_at_a_time(connection)
             keys, _ = _add(connection, listed)
             sweep = connection.execute(
                 sa.select(SWEEPS.c.id).where(SWEEPS.c.name == name)
@@ -80,7 +80,7 @@ class Registering(Writer):
         return len(joining)
 
 
-def _one_at_a_time(connection: sa.Connection) -> None:
+def one_at_a_time(connection: sa.Connection) -> None:
     """Two that insert the same runs in another order would wait for each other."""
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_REGISTER_LOCK)))
@@ -88,14 +88,14 @@ def _one_at_a_time(connection: sa.Connection) -> None:
 
 def _add(connection: sa.Connection, runs: dict[str, Run]) -> tuple[dict[str, int], int]:
     """Insert the runs that are new, with what they need; returns all their keys, and how many."""
-    keys = _keys(connection, runs)
+    keys = keys_of(connection, runs)
     new = [run for run_id, run in runs.items() if run_id not in keys]
     insert_all(connection, RUNS, _RUN_COLUMNS, [_run_row(run) for run in new])
-    keys |= _keys(connection, [run.id for run in new])
+    keys |= keys_of(connection, [run.id for run in new])
     needs = [(run.id, needed) for run in new for needed in run.needs]
     if needs:
         needed = {needed for _, needed in needs}
-        known = keys | _keys(connection, needed - keys.keys())
+        known = keys | keys_of(connection, needed - keys.keys())
         if missing := needed - known.keys():
             raise StoreError(f"runs need {', '.join(sorted(missing))}, which the store has not.")
         rows = [{"run_key": keys[run_id], "needs_key": known[need]} for run_id, need in needs]
@@ -103,35 +103,28 @@ def _add(connection: sa.Connection, runs: dict[str, Run]) -> tuple[dict[str, int
     return {run_id: keys[run_id] for run_id in runs}, len(new)
 
 
-def _keys(connection: sa.Connection, ids: Iterable[str]) -> dict[str, int]:
+def keys_of(connection: sa.Connection, ids: Iterable[str]) -> dict[str, int]:
+    """The keys of those runs that the store has."""
     listed = [*ids]
     if not listed:
         return {}
     return dict(connection.execute(_KEYS, {"ids": listed}).tuples().all())
 
 
-def _places(connection: sa.Connection, sweep: int) -> Iterable[tuple[int, _Place, tuple[str, ...]]]:
-    query = (
-        sa.select(
-            SWEEP_RUNS.c.run_key,
-            SWEEP_RUNS.c.position,
-            SWEEP_RUNS.c.requested,
-            SWEEP_RUNS.c.extended,
-            RUNS.c.model,
-            RUNS.c.dataset,
-            RUNS.c.method,
-            RUNS.c.variant,
-        )
-        .outerjoin(RUNS, (RUNS.c.key == SWEEP_RUNS.c.run_key) & SWEEP_RUNS.c.extended)
-        .where(SWEEP_RUNS.c.sweep_id == sweep)
-        .order_by(SWEEP_RUNS.c.position)
+def _places(connection: sa.Connection, sweep: int) -> Iterable[tuple[int, Place, tuple[str, ...]]]:
+    """What a sweep's list holds, with the cell of each extended run."""
+    cell = (RUNS.c.model, RUNS.c.dataset, RUNS.c.method, RUNS.c.variant)
+    query = PLACES.add_columns(*cell).outerjoin(
+        RUNS, (RUNS.c.key == SWEEP_RUNS.c.run_key) & SWEEP_RUNS.c.extended
     )
-    for key, position, requested, extended, *cell in connection.execute(query):
-        yield key, (position, bool(requested), bool(extended)), tuple(cell)
+    for key, position, requested, extended, *named in connection.execute(
+        query.where(SWEEP_RUNS.c.sweep_id == sweep)
+    ):
+        yield key, (position, bool(requested), bool(extended)), tuple(named)
 
 
-def _rearrange(
-    connection: sa.Connection, sweep: int, stored: dict[int, _Place], wanted: dict[int, _Place]
+def rearrange(
+    connection: sa.Connection, sweep: int, stored: dict[int, Place], wanted: dict[int, Place]
 ) -> None:
     """Bring a sweep's list to what is wanted, touching only the rows that differ."""
     wrong = [key for key, place in stored.items() if wanted.get(key) != place]
@@ -144,7 +137,7 @@ def _rearrange(
 
 
 def _insert_places(
-    connection: sa.Connection, sweep: int, places: Iterable[tuple[int, _Place]]
+    connection: sa.Connection, sweep: int, places: Iterable[tuple[int, Place]]
 ) -> None:
     columns = ("sweep_id", "run_key", "position", "requested", "extended")
     insert_all(connection, SWEEP_RUNS, columns, [(sweep, key, *place) for key, place in places])
@@ -164,6 +157,10 @@ def _run_row(run: Run) -> tuple[object, ...]:
     )  # fmt: skip
 
 
+PLACES = sa.select(
+    SWEEP_RUNS.c.run_key, SWEEP_RUNS.c.position, SWEEP_RUNS.c.requested, SWEEP_RUNS.c.extended
+).order_by(SWEEP_RUNS.c.position)
+"""The list of a sweep, which is to be named by `where`."""
 _KEYS = sa.select(RUNS.c.id, RUNS.c.key).where(among(RUNS.c.id, "ids"))
 _DEPENDENCY = insert_new(DEPENDENCIES)
 _UPSERT = sa.text(

@@ -144,10 +144,13 @@ def _commands() -> None:
         models,
         reporting,
         runs,
+        store,
         verifying,
     )
 
-    modules = (launching, extending, reporting, runs, data, inputs, models, methods, verifying)
+    modules = (
+        launching, extending, reporting, runs, data, inputs, models, methods, store, verifying,
+    )  # fmt: skip
     for module in modules:
         for command in module.COMMANDS:
             main.add_command(command)
