@@ -26,8 +26,8 @@ _ON_BUG = "a bug, not tried again by itself: mend it"
 _SENTENCES: dict[Cause, str] = {
     "bug": f"{_ON_BUG} (its traceback: orch runs show {{id}})",
     "out_of_memory": (
-        "memory ran out at the smallest micro-batch too: give it more of a GPU (resources.gpus) "
-        "or fewer neighbours (--max-concurrent); `precision: bf16` or a smaller batch_size need "
+        "memory ran out, however small the micro-batch: give it more of a GPU (resources.gpus) or "
+        "fewer runs at once (--max-concurrent); `precision: bf16` or a smaller batch_size need "
         "less, and are other runs"
     ),
     "bad_data": "its data, or the weights it starts from, will not do: orch data check {dataset}",

@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -196,7 +197,8 @@ def _lines(seed: int, asked: int, verdict: Verdict) -> list[str]:
     from orchestrator.verify import metrics_of
 
     hits = verdict.hits
-    at = ", ".join(map(str, hits))
+    places = Counter(map(str, hits))
+    at = ", ".join(f"{place} ({n} times)" if n > 1 else place for place, n in places.items())
     kills = f"{plural(len(hits), 'kill')} at {at}"
     if len(hits) < asked:
         kills += f" (of {asked}: the run was over before the others)"
