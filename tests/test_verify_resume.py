@@ -18,16 +18,8 @@ from db.records import Artifact, EpochRecord, Metric, Provenance, Run
 from db.store import Store
 from orchestrator import sweep as sweeps
 from orchestrator.cli import main
-from orchestrator.verify import (
-    End,
-    Stage,
-    Trainer,
-    aims,
-    chosen,
-    differences,
-    file_digest,
-    prepare,
-)
+from orchestrator.scratch import End, Stage, Trainer, file_digest
+from orchestrator.verify import aims, chosen, differences, prepare
 from worker.catalog import load_plugins
 from worker.context import Folders
 

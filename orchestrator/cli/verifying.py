@@ -97,6 +97,7 @@ def verify_resume(
       orch verify-resume demo --where 'model=tiny_bit' --kills 20 --seed 7
     """
     from orchestrator import verify
+    from orchestrator.scratch import Trainer
 
     source = _store(settings.store)
     found = _sweep(sweep, source, settings.store)
@@ -113,7 +114,7 @@ def verify_resume(
         click.echo(text, err=True)
 
     say(f"run {run.id}, {run.kind} {run}, {plural(run.epochs, 'epoch')}, on {device}; seed {seed}")
-    trainer = verify.Trainer(settings.folders, settings.plugins, device, say, checkpoint_seconds)
+    trainer = Trainer(settings.folders, settings.plugins, device, say, checkpoint_seconds)
     with _folder(scratch or settings.runs.parent, keep_files) as folder, _ended_in_order():
         verdict = verify.verify(run, needed, source, trainer, kills, seed, stops[stop], folder)
         place = folder if keep_files else None
