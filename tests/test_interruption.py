@@ -148,7 +148,7 @@ def test_any_stops_and_kills_change_no_bit(method: str, cuts: list[tuple[str, in
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(method=st.sampled_from(["sgd", "adamw"]), cuts=CUTS)
 def test_hundreds_of_stops_and_kills(method: str, cuts: list[tuple[str, int, int]]) -> None:
     check_cuts(method, cuts)

@@ -136,8 +136,10 @@ class Checkpoints:
 
     def newest(self) -> tuple[int, int]:
         """Whole epochs, and steps of the next, that the newest checkpoint has: (0, 0) of none."""
-        with writing(self.folder):
+        try:
             _, epoch, step = max((rank for rank, _, _ in self._found()), default=(0, 0, 0))
+        except FileNotFoundError:  # not made yet
+            return 0, 0
         return epoch, step
 
     def save(self, epoch: int, state: dict[str, Any], step: int = 0) -> None:

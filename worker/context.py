@@ -7,13 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from worker.disk import writing
+
 
 def _never() -> bool:
     return False
-
-
-class Stopped(Exception):
-    """Raised between two steps of a run that was told to stop, its state saved if it could be."""
 
 
 Keep = Literal["none", "best", "last"]
@@ -59,7 +57,8 @@ class Context(Folders):
     """Asked before every step and forward pass; a run told to stop yields `Paused` and ends."""
 
     def folder(self, run_id: str) -> Path:
-        """The run's own folder, made on first use."""
+        """The run's own folder, made on first use; `EnvironmentProblem` where it cannot be."""
         path = self.runs / run_id
-        path.mkdir(parents=True, exist_ok=True)
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
         return path

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from db.errors import EnvironmentProblem
-from worker.context import Stopped
-from worker.events import Event, Waiting
+from worker.events import Event, Stopped, Waiting
 
 T = TypeVar("T")
 

@@ -71,6 +71,10 @@ class Paused:
     """Steps of the next epoch that it has."""
 
 
+class Stopped(Exception):
+    """Raised between two steps of a run that was told to stop; becomes its `Paused`."""
+
+
 @dataclass(frozen=True)
 class Finished:
     """The run is over, with everything it measured once more, so that no message can be missed."""

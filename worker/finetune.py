@@ -21,15 +21,25 @@ from torch.nn import functional
 from db.errors import MissingInputs
 from db.records import Artifact, EpochRecord, Run
 from worker.checkpoint import Checkpoints
-from worker.context import Context, Stopped
+from worker.context import Context
 from worker.data import DATASETS, Split
 from worker.data.images import Images, Loaded, load, prepare
 from worker.data.prefetch import prefetch
 from worker.determinism import arithmetic, generator, random_state, set_random_state, settle
 from worker.device import check_device
-from worker.disk import DiskFull, wait_for_room
+from worker.disk import DiskFull, wait_for_room, with_room
 from worker.evaluate import Eye, Tally, batch_size, evaluation
-from worker.events import Diverged, Epoch, Event, Finished, Paused, Progress, Shrunk, Started
+from worker.events import (
+    Diverged,
+    Epoch,
+    Event,
+    Finished,
+    Paused,
+    Progress,
+    Shrunk,
+    Started,
+    Stopped,
+)
 from worker.kept import Keeper
 from worker.memory import fitting
 from worker.methods import METHODS
@@ -66,7 +76,7 @@ def finetune(run: Run, context: Context, export: Export = no_artifacts) -> Itera
     except NonFiniteLoss as diverged:
         yield diverged.end
     except Stopped:
-        yield Paused(*Checkpoints(context.folder(run.id), context.fence).newest())
+        yield Paused(*Checkpoints(context.runs / run.id, context.fence).newest())
 
 
 def experiment(run: Run, context: Context, export: Export) -> Iterator[Event]:
@@ -85,8 +95,9 @@ def experiment(run: Run, context: Context, export: Export) -> Iterator[Event]:
     optim = optimizer(model, run, method)
 
     # 2. Where an earlier attempt got to.
-    checkpoints = Checkpoints(context.folder(run.id), context.fence)
-    keeper = Keeper(context.keep, run, context.folder(run.id))
+    folder = yield from with_room(partial(context.folder, run.id), context.should_stop)
+    checkpoints = Checkpoints(folder, context.fence)
+    keeper = Keeper(context.keep, run, folder)
     inputs = {"data": data.fingerprint, "pretrained weights": built.weights_sha256}
     at = Position(run.micro_batch, Tally(batch_size(entry.image_size)))
     if state := checkpoints.load():

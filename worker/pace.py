@@ -7,9 +7,9 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any, TypeVar
 
 from worker.checkpoint import Checkpoints
-from worker.context import Context, Stopped
+from worker.context import Context
 from worker.disk import with_room
-from worker.events import Doing, Event, Progress
+from worker.events import Doing, Event, Progress, Stopped
 from worker.position import Position
 
 T = TypeVar("T")
