@@ -95,6 +95,11 @@ class PostgresServer:
         self.execute(f"CREATE DATABASE {name}")
         return self.url(name)
 
+    def drop(self, url: str) -> None:
+        """Delete a database, whoever is connected to it."""
+        name = url.partition("?")[0].rpartition("/")[2]
+        self.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
     def fresh(self) -> str:
         """The URL of a new database with an empty store."""
         if not self._template:
@@ -130,11 +135,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """Where `store` is; on SQLite, but for the modules that say otherwise."""
-    if getattr(request, "param", "sqlite") == "postgresql":
-        return str(request.getfixturevalue("postgres").fresh())
-    return str(tmp_path / "orch.db")
+    if getattr(request, "param", "sqlite") == "sqlite":
+        yield str(tmp_path / "orch.db")
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    url = server.fresh()
+    yield url
+    server.drop(url)
 
 
 @pytest.fixture

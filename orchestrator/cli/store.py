@@ -102,10 +102,10 @@ def store_upgrade(settings: Settings) -> None:
 def store_copy(settings: Settings, target: str, style: str, as_json: bool) -> None:
     """Copy what --store holds into TARGET, a URL or a path, made where it is missing.
 
-    Merges: runs are told by their id, sweeps by their name, so that results of several machines come
-    together by copying each into one store. Again changes nothing. Where a run has different numbers
-    in both, TARGET's stay, the run is named and the exit code is 1. Runs that are being trained in
-    either are left alone. Files under --runs (weights, logs) are not copied.
+    Merges: runs are told by their id, sweeps by their name, so that results of several machines
+    come together by copying each into one store. Again changes nothing. Where a run has different
+    numbers in both, TARGET's stay, the run is named and the exit code is 1. Runs that are being
+    trained in either are left alone. Files under --runs (weights, logs) are not copied.
 
     \b
     Examples:
