@@ -26,9 +26,9 @@ _ON_BUG = "a bug, not tried again by itself: mend it"
 _SENTENCES: dict[Cause, str] = {
     "bug": f"{_ON_BUG} (its traceback: orch runs show {{id}})",
     "out_of_memory": (
-        "memory ran out, however small the micro-batch: give it more of a GPU (resources.gpus) or "
-        "fewer runs at once (--max-concurrent); `precision: bf16` or a smaller batch_size need "
-        "less, and are other runs"
+        "memory ran out: fewer runs at once (orch launch --max-concurrent N), "
+        "or more of a GPU for each (resources.gpus in the sweep file); `precision: bf16` needs "
+        "less, and is another run"
     ),
     "bad_data": "its data, or the weights it starts from, will not do: orch data check {dataset}",
     "environment": "the machine lacks what the run asks for: mend that, or launch where it is",

@@ -26,6 +26,7 @@ from ray.tune.search import Searcher
 
 import worker
 from db.records import Run
+from orchestrator.engine import deaths
 from orchestrator.engine.attempt import attempt, captured, log_path, log_to
 from orchestrator.engine.bell import Bell, Listener, key_of
 from orchestrator.engine.session import Session
@@ -107,15 +108,15 @@ class StoreCallback(Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's process died."""
         session = SESSIONS[self.session]
-        session.guarded(lambda: session.trial_ended(trial.trial_id, _last_line(trial)))
+        session.guarded(lambda: session.trial_ended(trial.trial_id, _why(trial)))
 
 
-def _last_line(trial: Any) -> str:
+def _why(trial: Any) -> str:
     try:
-        lines = Path(trial.error_file).read_text().strip().splitlines()
+        page = Path(trial.error_file).read_text()
     except (OSError, TypeError):
-        lines = []
-    return lines[-1] if lines else "the worker process died"
+        page = ""
+    return deaths.sentence(page)
 
 
 class StopWhenTold(Stopper):
