@@ -127,6 +127,7 @@ def _sqlite(url: sa.URL) -> sa.Engine:
 
 def _postgresql(url: sa.URL) -> sa.Engine:
     given = {"connect_timeout": CONNECT_SECONDS, "application_name": "orch", **_KEEPALIVE}
+    given |= {"client_encoding": "utf8"}
     engine = sa.create_engine(
         url,
         connect_args={name: value for name, value in given.items() if name not in url.query},

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from db import schema
 from db.connect import open_engine
-from db.engines import among, place_of, reading, translated
+from db.engines import among, now, place_of, reading, translated
 from db.errors import NotFound
 from db.records import Attempt, EpochRecord, Metric, Run, State, StoredRun, SweepInfo, Void
 
@@ -62,7 +62,7 @@ class Reader:
         self.place = place_of(engine.url)
         """The store as messages name it, without a password."""
         self._reading = reading(engine)
-        self._streaming = self._reading.execution_options(unhurried=True, yield_per=10_000)
+        self._streaming = self._reading.execution_options(unhurried=True)
 
     @classmethod
     def open(cls, url: str, *, create: bool = False) -> Self:
@@ -78,7 +78,7 @@ class Reader:
         """
         engine = self._streaming if stream else self._reading
         with translated(self.engine.url), engine.begin() as connection:
-            yield connection
+            yield connection.execution_options(yield_per=10_000) if stream else connection
 
     def sweeps(self) -> list[SweepInfo]:
         """Every sweep, the one launched last first."""
@@ -159,6 +159,17 @@ class Reader:
             rows = connection.execute(sa.select(RUNS.c.key, RUNS.c.fence).where(mine))
             return dict(rows.tuples().all())
 
+    def silent(self) -> dict[int, float]:
+        """Seconds since the launch of a run in training was heard of, where its lease ran out."""
+        seconds = now() - OWNERS.c.heartbeat
+        query = (
+            sa.select(RUNS.c.key, seconds)
+            .join(OWNERS, OWNERS.c.id == RUNS.c.owner_id)
+            .where(RUNS.c.state == "running", seconds > OWNERS.c.ttl)
+        )
+        with self.read() as connection:
+            return dict(connection.execute(query).tuples().all())
+
     def attempts(self, run_key: int) -> list[Attempt]:
         """Every execution of a run, oldest first."""
         names = [f for f in Attempt.__dataclass_fields__ if f not in ("pid", "versions")]
@@ -203,7 +214,11 @@ class Reader:
     ) -> tuple[EpochRecord, ...]:
         metrics: dict[int, list[Metric]] = {}
         columns = [METRICS.c[name] for name in ("epoch", *Metric.__dataclass_fields__)]
-        query = sa.select(*columns).where(METRICS.c.run_key == run_key, METRICS.c.epoch >= first)
+        query = (
+            sa.select(*columns)
+            .where(METRICS.c.run_key == run_key, METRICS.c.epoch >= first)
+            .order_by(METRICS.c.split, METRICS.c.group, METRICS.c.metric)
+        )
         for epoch, *values in connection.execute(query):
             metrics.setdefault(epoch, []).append(Metric(*values))
         names = [name for name in EpochRecord.__dataclass_fields__ if name != "metrics"]

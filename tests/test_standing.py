@@ -26,7 +26,7 @@ from orchestrator.advice import (
     spoken,
 )
 from orchestrator.cli import main
-from orchestrator.standing import Standing
+from orchestrator.standing import Standing, of
 
 SCREEN = 50
 """Lines."""
@@ -342,3 +342,16 @@ def test_status_over_a_real_store(store: Store, tmp_path: Path) -> None:
     text = CliRunner().invoke(main, ["--store", str(tmp_path / "orch.db"), "status"]).stdout
     assert "RuntimeError: boom" in text
     assert f"orch runs retry {runs[2].id[:8]}" in text
+
+
+def test_a_launch_that_is_not_heard_of_any_more_is_told(store: Store) -> None:
+    runs = [a_run(seed=seed) for seed in range(2)]
+    store.register("s", "", runs, {run.id for run in runs})
+    quiet, alive = store.enlist(ttl=-1.0), store.enlist(ttl=60.0)
+    first, second = (one.key for one in store.runs("s"))
+    assert store.claim(first, quiet)
+    assert store.claim(second, alive)
+    lines = of(store, "s").lines()
+    told = [n for n, line in enumerate(lines) if "has not been heard of for" in line]
+    assert len(told) == 1
+    assert runs[0].id[:8] in lines[told[0] - 1]
