@@ -202,7 +202,8 @@ def of(reader: Reader, name: str) -> Standing:
         for run in runs
         if run.state == "running" and (held := reader.attempts(run.key))
     }
-    return Standing(name, runs, epochs, _seconds_left(reader, runs, epochs), attempts)
+    left = _seconds_left(reader, runs, epochs)
+    return Standing(name, runs, epochs, left, attempts, reader.silent())
 
 
 def _seconds_left(reader: Reader, runs: list[StoredRun], epochs: dict[int, int]) -> float | None:

@@ -18,9 +18,11 @@ import click
 from db.errors import NotFound, SpecError, StoreMissing
 from orchestrator import preflight, where
 from orchestrator import sweep as sweeps
+from orchestrator.advice import spoken
 from orchestrator.cli import INTERRUPTED, Settings
 from orchestrator.cli.durations import DURATION
 from orchestrator.cli.show import duration, format_option, plural, print_json, table
+from orchestrator.engine.queue import HOPELESS
 from orchestrator.extend import with_extensions
 from orchestrator.planning import Plan, on_miniature, plan, surely_absent
 from worker.data import DATASETS
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 RAY_STARTS = "ORCH_RAY_STARTS"
 """In the environment: how often this launch has begun again because Ray died."""
-MAX_RAY_STARTS = 5
+MAX_RAY_STARTS = 3
 
 
 def _choice_options(command: F) -> F:
@@ -344,20 +346,19 @@ def _train(
         return INTERRUPTED
     if outcome.taken_elsewhere:
         click.echo(f"{plural(outcome.taken_elsewhere, 'run')} belong to another launch.")
-    for (model, method), error in outcome.held_back.items():
-        name = " ".join(word for word in (model, method) if word != "*")
-        click.echo(f"Not started: the other runs of {name}; three failed alike: {error}")
-    return _advise(store, found, again)
+    for family, error in outcome.held_back.items():
+        click.echo(f"Not started: the other runs of {spoken(family)}; three failed alike: {error}")
+    return max(_advise(store, found, again), 1 if outcome.held_back else 0)
 
 
-def _start_anew(reason: str) -> None:
-    """Ray died under the launch: begin again in its place, a few times."""
-    tries = int(os.environ.get(RAY_STARTS, "0")) + 1
-    if tries > MAX_RAY_STARTS:
-        click.echo(f"{reason}, for the {tries}th time: giving up. See dmesg for what kills it.")
+def _start_anew(reason: str, progressed: bool) -> None:
+    """Ray died under the launch: begin again in its place, unless it dies before any progress."""
+    starts = 1 if progressed else int(os.environ.get(RAY_STARTS, "0")) + 1
+    if starts > MAX_RAY_STARTS:
+        click.echo(f"{reason}, {starts} times before any run got further: giving up.", err=True)
         return
     click.echo(f"{reason}: starting anew, going on from the checkpoints.")
-    os.environ[RAY_STARTS] = str(tries)
+    os.environ[RAY_STARTS] = str(starts)
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
@@ -380,7 +381,7 @@ def _advise(store: Store, found: Plan, again: str) -> int:
     everything = (*found.needed, *found.requested)
     states = store.states([run.id for run in everything])
     failed = [run for run in everything if states.get(run.id) == "failed"]
-    hopeless = {run.id for run in everything if states.get(run.id) in ("failed", "diverged")}
+    hopeless = {run.id for run in everything if states.get(run.id) in HOPELESS}
     blocked = [
         run
         for run in everything

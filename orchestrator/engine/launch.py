@@ -23,6 +23,7 @@ from db.lease import Lease
 from db.records import State, StoredRun
 from db.store import Store
 from orchestrator import durations
+from orchestrator.advice import Family
 from orchestrator.engine.checkout import git_state
 from orchestrator.engine.session import Observer, Session, queue_of
 from orchestrator.engine.watch import SILENCE_SECONDS, Watch, free_bytes, megabytes
@@ -77,8 +78,9 @@ class Options:
     stays: bool = True
     """Whether to wait for runs that other launches hold, to take them over if those die."""
     silence: float = SILENCE_SECONDS
-    on_ray_death: Callable[[str], None] | None = None
-    """Called, from a thread, when Ray's own processes are gone; it must end this process."""
+    on_ray_death: Callable[[str, bool], None] | None = None
+    """Called from a thread when Ray's own processes are gone, with why and whether the launch had
+    brought any run further until then; it may put another program in this one's place."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Outcome:
     """Runs that this launch brought to each final state."""
     taken_elsewhere: int
     """Runs that another launch is training."""
-    held_back: Mapping[tuple[str, str], str]
+    held_back: Mapping[Family, str]
     """Families whose runs wait because three of them failed alike, with the error."""
     interrupted: str | None
     """What stopped it before the end."""
@@ -133,7 +135,7 @@ def launch(
         deadline = None if options.time_limit is None else began + options.time_limit
         watch = Watch(session, options.grace, reserve, deadline, options.silence)
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(slots, MAX_PENDING))
-        dog = Watchdog(lambda reason: _ray_died(reason, lease, dog, options), head)
+        dog = Watchdog(lambda reason: _ray_died(reason, lease, dog, session, options), head)
         with dog, told_to_stop(session) as told:  # after Ray, which sets handlers of its own
             _experiments(session, watch, scratch, options)
         if session.stop.is_set() and session.failure is None:
@@ -181,13 +183,13 @@ def _experiments(session: Session, watch: Watch, scratch: Path, options: Options
         shutil.rmtree(storage, ignore_errors=True)
 
 
-def _ray_died(reason: str, lease: Lease, dog: Watchdog, options: Options) -> None:
+def _ray_died(reason: str, lease: Lease, dog: Watchdog, session: Session, options: Options) -> None:
     """Give back what we hold and hand over: nothing can be heard of workers any more."""
     lease.outcome = "died"
     lease.__exit__(None, None, None)
     dog.end_processes()
     if options.on_ray_death:
-        options.on_ray_death(reason)
+        options.on_ray_death(reason, session.progressed)
     os._exit(RAY_DIED)
 
 
@@ -270,8 +272,10 @@ def ray_cluster(scratch: Path, address: str | None = None) -> Iterator[tuple[str
                 f"--address {address}: {reason}; start this machine's part of the cluster with "
                 "`ray start --address=HEAD:6379`, or leave --address out."
             ) from error
-    # Tune prints a traceback of its own for a worker that died; the attempt has the reason.
+    # For a worker that died Tune prints a traceback and Ray, whatever `log_to_driver` says, a page;
+    # the attempt has the reason.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    ray._private.worker.print_to_stdstream = lambda *page, **how: None
     try:
         host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
         yield (host, int(port)) if address else None

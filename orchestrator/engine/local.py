@@ -16,10 +16,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from db.lease import Lease
-
 import worker
 from db.errors import EnvironmentProblem, MissingInputs, StoreError
+from db.lease import Lease
 from db.reading import Reader
 from db.records import Claim, EpochRecord, Metric, Run, State, StoredRun
 from db.store import Store

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 from db.errors import StoreError, StoreUnreachable, Superseded
 from db.records import FINAL_STATES, Cause, Claim, State, StoredRun
 from db.store import Store
-from orchestrator.advice import paused_families
+from orchestrator.advice import Family, family_of, paused_families, spoken
 from orchestrator.engine.bell import key_of
 from orchestrator.engine.queue import Queue
 from orchestrator.engine.recorder import Recorder
@@ -100,7 +100,7 @@ class Session:
     """How many runs this launch brought to each final state."""
     elsewhere: set[str] = field(default_factory=set)
     """Runs that another launch holds."""
-    families: dict[tuple[str, str], str] = field(default_factory=dict)
+    families: dict[Family, str] = field(default_factory=dict)
     """(model, method) whose runs fail alike, `*` for any, with the error: none is started."""
     failure: BaseException | None = None
     _failed: list[StoredRun] = field(default_factory=list)
@@ -112,6 +112,11 @@ class Session:
 
     def __post_init__(self) -> None:
         self.recorder = Recorder(self.store, self.folders.runs)
+
+    @property
+    def progressed(self) -> bool:
+        """Whether this launch has brought any run further."""
+        return bool(self.states) or any(self._reached.values())
 
     def startable(self) -> bool:
         """Whether anything that is left may still be trained by this launch."""
@@ -125,13 +130,7 @@ class Session:
         return [run_id for run_id in self.queue if self._in_paused_family(run_id)]
 
     def _in_paused_family(self, run_id: str) -> bool:
-        if not self.families:
-            return False
-        run = self.stored[run_id].run
-        return any(
-            model in ("*", run.model) and method in ("*", run.method)
-            for model, method in self.families
-        )
+        return family_of(self.stored[run_id].run, self.families) is not None
 
     # What Tune asks and tells
 
@@ -222,11 +221,11 @@ class Session:
         stored = self.stored[claim.run.id]
         self._failed.append(dataclasses.replace(stored, state="failed", error=error, cause=cause))
         paused = paused_families(self._failed)
-        for (model, method), reason in paused.items():
-            if (model, method) not in self.families:
-                name = " ".join(word for word in (model, method) if word != "*")
+        for family, reason in paused.items():
+            if family not in self.families:
                 self.observer.line(
-                    f"paused   {name}: three of its runs failed alike ({reason}); the rest goes on"
+                    f"paused   {spoken(family)}: three runs failed alike ({reason}); "
+                    "the rest goes on"
                 )
         self.families = paused
 
