@@ -22,7 +22,7 @@ from orchestrator.engine.recorder import Recorder
 from orchestrator.engine.task import Task
 from orchestrator.sweep import Planned
 from worker.context import Folders
-from worker.events import Epoch, Event, Failed, from_json
+from worker.events import Epoch, Event, Failed, Started, from_json
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ WAIT_SECONDS = 2.0
 TELL_SECONDS = 30.0
 """Between words about such a wait."""
 MAX_DEATHS = 3
-"""Attempts without a new epoch that may die with their process before the run has failed."""
+"""Attempts that may die with their process before the run has failed, unless it gets further."""
 
 
 class Observer(Protocol):
@@ -106,7 +106,7 @@ class Session:
     _failed: list[StoredRun] = field(default_factory=list)
     _looked: float = 0.0
     _deaths: Counter[str] = field(default_factory=Counter)
-    _reached: Counter[str] = field(default_factory=Counter)
+    _reached: dict[str, tuple[int, int]] = field(default_factory=dict)
     _heard: dict[str, int] = field(default_factory=dict)
     _begun: set[str] = field(default_factory=set)
 
@@ -116,7 +116,7 @@ class Session:
     @property
     def progressed(self) -> bool:
         """Whether this launch has brought any run further."""
-        return bool(self.states) or any(self._reached.values())
+        return bool(self.states or self._reached)
 
     def startable(self) -> bool:
         """Whether anything that is left may still be trained by this launch."""
@@ -209,8 +209,8 @@ class Session:
             self._heard[trial] = place  # after it is kept: a try that failed is repeated
             self.observer.said(claim, event)
             run_id = claim.run.id
-            if isinstance(event, Epoch) and event.record.epoch > self._reached[run_id]:
-                self._reached[run_id] = event.record.epoch
+            if (position := _position(event)) > self._reached.get(run_id, (0, 0)):
+                self._reached[run_id] = position
                 self._deaths[run_id] = 0  # it gets somewhere: preempted, not broken
             if isinstance(event, Failed) and state == "failed":
                 self._note_failure(claim, event.error, event.cause)
@@ -331,6 +331,16 @@ class Session:
             self.stop.set()
             self.over.set()
             return None
+
+
+def _position(event: Event) -> tuple[int, int]:
+    """How far a run is known to be: whole epochs, and steps of the next one."""
+    match event:
+        case Started():
+            return (event.resumed_from or 0, event.resumed_step)
+        case Epoch():
+            return (event.record.epoch, 0)
+    return (0, 0)
 
 
 def queue_of(store: Store, runs: Sequence[StoredRun]) -> Queue:
