@@ -28,6 +28,24 @@ def test_the_newest_is_loaded_and_alone(tmp_path: Path) -> None:
     assert len(names(tmp_path)) == 1
 
 
+def test_steps_count_after_epochs_and_before_nothing(tmp_path: Path) -> None:
+    """In whatever order files were left behind, the newest is the furthest, in numbers."""
+    places = [(0, 11), (0, 9), (0, 1_000_000), (1, 0), (1, 2)]
+    for number, (epoch, step) in enumerate(places):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        Checkpoints(folder, 1).save(epoch, {"at": [epoch, step]}, step)
+        (path,) = folder.iterdir()
+        path.rename(tmp_path / path.name)
+        folder.rmdir()
+        mine = Checkpoints(tmp_path, 1)
+        expected = max(places[: number + 1])
+        assert mine.newest() == expected
+        assert mine.load() == {"at": [*expected]}
+    mine.save(1, {}, 3)
+    assert len(names(tmp_path)) == 1
+
+
 def test_nothing_is_nothing(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path, fence=1).load() is None
 

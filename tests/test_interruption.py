@@ -225,6 +225,26 @@ def test_kept_weights_are_the_same_under_cuts(tmp_path: Path, keep: Keep) -> Non
     assert not list((tmp_path / "cut" / TOY.id).glob("candidate-*"))
 
 
+def test_the_best_weights_survive_a_kill_after_each_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = attempt(TOY, tmp_path / "whole", 1, keep="best")[-1]
+    assert isinstance(whole, worker.Finished)
+    real = Checkpoints.save
+
+    def save(*arguments: Any) -> None:
+        real(*arguments)
+        raise Killed
+
+    for fence in range(1, TOY.epochs + 1):
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoints, "save", save)
+            attempt(TOY, tmp_path / "cut", fence, keep="best")
+    end = attempt(TOY, tmp_path / "cut", TOY.epochs + 1, keep="best")[-1]
+    assert isinstance(end, worker.Finished)
+    assert end.artifacts == whole.artifacts
+
+
 def test_pretrained_weights_are_the_same_under_cuts(tmp_path: Path) -> None:
     run = dataclasses.replace(TOY, kind="pretrain")
     (whole,) = attempt(run, tmp_path / "whole", 1)[-1].artifacts  # type: ignore[union-attr]

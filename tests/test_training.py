@@ -61,8 +61,10 @@ def test_micro_batches_give_the_batchs_exact_mean(micro: int, size: int) -> None
     for pieces in (a_run(micro_batch=32), run):
         settle(0, 1)
         model = new_model(MODELS["toy"], 2).eval()  # without dropout, which draws by batch
-        pixels = map(data.train.batch, batch.split(pieces.micro_batch))
         labels = data.train.labels[batch]
+        before = iter([data.train.batch(torch.arange(40, 50))])
+        gradient(pieces, "cpu", model, labels[:10], before, 10)  # of which nothing is to stay
+        pixels = map(data.train.batch, batch.split(pieces.micro_batch))
         loss, _ = gradient(pieces, "cpu", model, labels, pixels, pieces.micro_batch)
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))  # type: ignore[union-attr]
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-7)
