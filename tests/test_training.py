@@ -70,6 +70,8 @@ def test_micro_batches_give_the_batchs_exact_mean(micro: int, size: int) -> None
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-7)
     expected = functional.cross_entropy(model(data.train.batch(batch)), data.train.labels[batch])
     assert loss == pytest.approx(expected.item(), rel=1e-5)
+    plain = torch.autograd.grad(expected, [*model.parameters()])
+    torch.testing.assert_close(gradients[1], torch.cat([g.flatten() for g in plain]))
 
 
 @given(steps=st.integers(1, 50), epochs=st.integers(1, 20))
