@@ -264,28 +264,24 @@ class _Listed(sa.types.TypeDecorator[Any]):
         return json.dumps([*value]) if dialect.name == "sqlite" else [*value]
 
 
-class _Among(sa.sql.functions.FunctionElement[bool]):
-    type = sa.Boolean()
+class _Items(sa.sql.functions.FunctionElement[Any]):
+    """The values of a `_Listed` parameter as rows."""
+
     inherit_cache = True
 
 
-@compiles(_Among, "sqlite")
-def _among_sqlite(element: _Among, compiler: Any, **kw: Any) -> str:
-    column, values = element.clauses
-    return (
-        f"{compiler.process(column, **kw)} IN "
-        f"(SELECT value FROM json_each({compiler.process(values, **kw)}))"
-    )
+@compiles(_Items, "sqlite")
+def _items_sqlite(element: _Items, compiler: Any, **kw: Any) -> str:
+    return f"(SELECT value FROM json_each({compiler.process(element.clauses, **kw)}))"
 
 
-@compiles(_Among, "postgresql")
-def _among_postgresql(element: _Among, compiler: Any, **kw: Any) -> str:
-    column, values = element.clauses
-    return f"{compiler.process(column, **kw)} = ANY ({compiler.process(values, **kw)})"
+@compiles(_Items, "postgresql")
+def _items_postgresql(element: _Items, compiler: Any, **kw: Any) -> str:
+    return f"(SELECT unnest({compiler.process(element.clauses, **kw)}))"
 
 
 def among(column: sa.ColumnElement[Any], name: str, values: Any = None) -> sa.ColumnElement[bool]:
     """Whether a column of integers or texts is among the list bound to `name`."""
     item = int if isinstance(column.type, sa.Integer) else str
     bound: sa.BindParameter[Any] = sa.bindparam(name, values, type_=_Listed(item))
-    return _Among(column, bound)
+    return column.op("IN", is_comparison=True)(_Items(bound))
