@@ -153,7 +153,8 @@ class Store(Registering, Owning, Operating):
             same = of_run & (METRICS.c.epoch == epoch) & METRICS.c.split.in_(splits)
             connection.execute(sa.delete(METRICS).where(same))
             rows = [{"run_key": run_key, "epoch": epoch, **vars(metric)} for metric in metrics]
-            connection.execute(_INSERT_METRICS, rows)
+            if rows:
+                connection.execute(_INSERT_METRICS, rows)
 
     def left_later(self, run_key: int, artifact: Artifact) -> None:
         """A finished run, trained again to the same numbers, left this file."""

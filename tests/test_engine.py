@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -129,30 +130,56 @@ def test_a_machine_without_gpus_says_so(tmp_path: Path, orch: Orch) -> None:
     assert states(tmp_path) == {"toy": "pending"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_in_order(tmp_path: Path, number: signal.Signals) -> None:
-    path = write(tmp_path, "toy_slow", ", ".join(f"0.{n}" for n in range(1, 10)))
-    command = [
-        sys.executable,
-        "-u",
-        "-m",
-        "orchestrator",
-        "--plugin",
-        str(TOYS),
-        "launch",
-        str(path),
-    ]
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_stops_in_order_within_a_step(
+    tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORCH_TOY_STEP", "0.1")  # half a second a step: an epoch is three seconds
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    path = write(tmp_path, "toy_long", "0.1, 0.2, 0.3")
+    command = [sys.executable, "-u", "-m", "orchestrator", "--plugin", str(TOYS)]
     with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
-    ) as launch:
-        assert launch.stdout is not None
-        for line in launch.stdout:
-            if "done" in line:
-                break
+        [*command, "launch", str(path), "--max-concurrent", "1"], cwd=tmp_path, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    ) as launch:  # fmt: skip
+        logs: list[Path] = []
+        while not any("epoch 0/" in log.read_text() for log in logs):
+            logs = [*tmp_path.glob("runs/*/attempt-1.log")]
+        time.sleep(1.2)
         launch.send_signal(number)
+        told = time.monotonic()
+        assert launch.stdout is not None
         rest = launch.stdout.read()
     assert launch.returncode == 130, rest
-    assert re.search(r"Go on with: orch launch", rest)
-    load_plugins([str(TOYS)])
-    assert "running" not in {s.state for s in Reader.open(str(tmp_path / "orch.db")).runs()}
+    assert time.monotonic() - told < 25
+    assert re.search(rf"Stopped by {number.name}; nothing is lost. Go on with: orch launch", rest)
+    assert ("Slurm job 77" in rest) == (number == signal.SIGUSR1)
+    paused = re.search(r"paused after epoch (\d+) and (\d+) steps", logs[0].read_text())
+    assert paused, "inside an epoch"
+    assert set(states_by_rate(tmp_path).values()) == {"pending"}
     assert not list(Path("/tmp").glob(f"orch-{os.getuid()}-{launch.pid}"))
+
+    if number == signal.SIGTERM:
+        reader = Reader.open(str(tmp_path / "orch.db"))
+        subprocess.run([*command, "launch", str(path), "--limit", "1"], cwd=tmp_path, check=True)
+        stored = next(s for s in reader.runs() if s.attempts == 2)
+        first, second = reader.attempts(stored.key)
+        assert (first.outcome, second.outcome) == ("paused", "done")
+        went_on = (second.resumed_from, second.resumed_step)
+        assert went_on == (int(paused[1]), int(paused[2])), "not a step before where it stopped"
+
+
+def states_by_rate(folder: Path) -> dict[float, str]:
+    load_plugins([str(TOYS)])
+    runs = Reader.open(str(folder / "orch.db")).runs()
+    return {stored.run.learning_rate: stored.state for stored in runs}
+
+
+def test_a_launch_stops_by_itself_at_its_time_limit(tmp_path: Path, orch: Orch) -> None:
+    path = write(tmp_path, "toy_long", "0.1, 0.2, 0.3, 0.4")
+    path.write_text(path.read_text() + "epochs: 50\n")
+    stopped = orch("launch", path, "--time-limit", "20s", check=130)
+    assert "Stopped by the time limit; nothing is lost" in stopped.stdout
+    assert set(states_by_rate(tmp_path).values()) == {"pending"}
+    refused = orch("launch", path, "--time-limit", "soon", check=2)
+    assert "not a duration" in refused.stderr

@@ -200,7 +200,7 @@ def test_what_cannot_be_verified_is_said(proofs: Path, tmp_path: Path) -> None:
 
 def test_a_device_that_is_not_there_is_said_by_the_child(proofs: Path, tmp_path: Path) -> None:
     path = a_sweep(tmp_path, "proof_counts", weights="random")
-    assert "--device cuda:77" in refused(proofs, tmp_path, path, "--device", "cuda:77").output
+    assert "no device cuda:77" in refused(proofs, tmp_path, path, "--device", "cuda:77").output
 
 
 # The moments

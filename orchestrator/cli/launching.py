@@ -97,6 +97,13 @@ def _execution_options(command: F) -> F:
             help="Save the state of long epochs inside, too, so often.",
         ),
         click.option(
+            "--frozen-after",
+            type=DURATION,
+            default="120s",
+            show_default=True,
+            help="End a worker process that said nothing for so long, and try its run again.",
+        ),
+        click.option(
             "--no-wait",
             is_flag=True,
             help="Leave when nothing is left to start, though other launches are still training.",
@@ -202,6 +209,7 @@ class How:
     grace: float
     lease: float
     checkpoint_every: float
+    frozen_after: float
     no_wait: bool
 
 
@@ -333,6 +341,7 @@ def _train(
         lease=how.lease,
         checkpoint_seconds=how.checkpoint_every,
         stays=not how.no_wait,
+        silence=how.frozen_after,
         on_ray_death=_start_anew,
     )
     with progress.observer(open_runs) as observer:

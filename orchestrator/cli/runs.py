@@ -366,10 +366,11 @@ def runs_run(settings: Settings, run_id: str, local: bool, device: str, keep: Ke
         raise SpecError("orch runs run ID works in this process: add --local (or: orch launch).")
     from db.store import Store
     from orchestrator.engine import local as here
+    from worker.device import check_device
 
     store = Store.open(settings.store)
     stored = store.find_run(run_id)
-    here.check_device(device, stored.run.precision)
+    check_device(device, stored.run.precision)
     preflight.check([stored.run], store.states(stored.run.needs), settings.folders)
     work = here.Local(store, settings.folders, device, keep or _wanted(store, stored))
     if stored.state in ("done", "diverged"):
@@ -425,11 +426,12 @@ def evaluate(
     """
     from db.store import Store
     from orchestrator.engine import local as here
+    from worker.device import check_device
 
     store = Store.open(settings.store)
     stored = store.find_run(run_id)
     device = device or here.device_of(store, stored)
-    here.check_device(device, stored.run.precision)
+    check_device(device, stored.run.precision)
     work = here.Local(store, settings.folders, device)
     epoch, metrics = work.evaluate(stored, dataset, splits, replace=replace)
     rows = [

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import worker
@@ -22,22 +22,52 @@ def log_path(folder: Path, fence: int) -> Path:
 
 @contextmanager
 def captured(path: Path) -> Iterator[None]:
-    """Send this process's stdout and stderr to a file, native code's too, until the block ends."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    """Send this process's stdout and stderr to a file, native code's too, until the block ends.
+
+    Where the file cannot be had, as on a full disk, they go where they went.
+    """
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError as error:
+        log.warning("%s cannot be written: %s", path, error)
+        yield
+        return
+    flush()
     saved = [os.dup(1), os.dup(2)]
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         os.dup2(file, 1)
         os.dup2(file, 2)
         yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        flush()
         for target, descriptor in zip((1, 2), saved, strict=True):
             os.dup2(descriptor, target)
             os.close(descriptor)
         os.close(file)
+
+
+def flush() -> None:
+    """Have what was printed where it goes."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # a full disk does not end a run for its log's sake
+            stream.flush()
+
+
+def make_folder(run: Run, context: worker.Context) -> Iterator[worker.Event]:
+    """Make the run's folder, waiting for room where the disk is full.
+
+    Says so; an attempt that ends here says how, as the run itself would.
+    """
+    from worker.disk import with_room
+    from worker.events import Stopped
+    from worker.failures import cause_of
+
+    try:
+        yield from with_room(lambda: context.folder(run.id), context.should_stop)
+    except Stopped:
+        yield worker.Paused(0)
+    except Exception as error:
+        yield worker.Failed(f"{type(error).__name__}: {error}", "", cause_of(error))
 
 
 def attempt(run: Run, context: worker.Context) -> Iterator[worker.Event]:

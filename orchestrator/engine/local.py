@@ -162,20 +162,6 @@ def check_artifacts(store: Reader, stored: StoredRun, runs: Path) -> None:
             )
 
 
-def check_device(device: str, precision: str) -> None:
-    """Raise `EnvironmentProblem` where torch has no such device, or it has no such precision."""
-    import torch
-
-    from worker.determinism import arithmetic
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise EnvironmentProblem(f"--device {device}: {reason}; use cpu or cuda:0.") from error
-    arithmetic(device, precision)
-
-
 def own_splits(run: Run) -> set[str]:
     """The splits that a run evaluates while it trains."""
     return {*run.evaluate, *run.evaluate_on_improvement}

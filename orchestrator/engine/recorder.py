@@ -58,12 +58,12 @@ class Recorder:
                 self.store.epoch(claim, event.record)
             case Finished():
                 self.store.finish(claim, event.history, event.artifacts, event.peak_memory)
-                self._clear(claim)
+                self.clear(claim)
                 return "done"
             case Diverged():
                 where = f"the loss is not finite at epoch {event.epoch}, step {event.step}"
                 self.store.diverge(claim, event.history, where)
-                self._clear(claim)
+                self.clear(claim)
                 return "diverged"
             case Failed():
                 self.store.fail(claim, event.error, event.traceback, event.cause)
@@ -75,7 +75,7 @@ class Recorder:
                 pass
         return None
 
-    def _clear(self, claim: Claim) -> None:
+    def clear(self, claim: Claim) -> None:
         """Drop a final run's checkpoints and unfinished files; logs and artifacts stay."""
         folder = self.runs / claim.run.id
         for pattern in ("checkpoint-*.pt", "candidate-*.safetensors", ".partial-*"):

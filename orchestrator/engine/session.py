@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from db.errors import StoreError, StoreUnreachable, Superseded
-from db.records import FINAL_STATES, Cause, Claim, State, StoredRun
+from db.records import FINAL_STATES, RESULTS, Cause, Claim, State, StoredRun
 from db.store import Store
 from orchestrator.advice import Family, family_of, paused_families, spoken
 from orchestrator.engine.bell import key_of
@@ -109,6 +109,8 @@ class Session:
     _reached: dict[str, tuple[int, int]] = field(default_factory=dict)
     _heard: dict[str, int] = field(default_factory=dict)
     _begun: set[str] = field(default_factory=set)
+    _lost: dict[str, Claim] = field(default_factory=dict)
+    """Claims that were taken from trials that still train."""
 
     def __post_init__(self) -> None:
         self.recorder = Recorder(self.store, self.folders.runs)
@@ -233,6 +235,7 @@ class Session:
         """A trial is over; one whose run has no outcome yet died with its process."""
         claim = self.claims.get(trial)
         if claim is None:
+            self._clear_after(trial)
             return
         try:
             if self.stop.is_set():
@@ -243,6 +246,12 @@ class Session:
         except Superseded:
             self._let_go(trial)
             self.elsewhere.add(claim.run.id)
+
+    def _clear_after(self, trial: str) -> None:
+        """A trial that had lost its run trains no more; what it wrote since is of no use."""
+        claim = self._lost.pop(trial, None)
+        if claim and self.store.states([claim.run.id])[claim.run.id] in RESULTS:
+            self.recorder.clear(claim)
 
     def _died(self, trial: str, claim: Claim, reason: str) -> None:
         run_id = claim.run.id
@@ -292,12 +301,14 @@ class Session:
             if held.get(claim.run_key) == claim.fence:
                 continue
             state = self.store.states([claim.run.id])[claim.run.id]
-            if trial in self.claims and self.lane:
+            if self.lane:
                 self.lane.ring([key_of(claim.run.id, claim.fence)])
+            self._lost[trial] = claim
             self._let_go(trial)
             if state in FINAL_STATES:
                 self.queue.settle(claim.run.id, state)
-                self.observer.ended(claim, state, "decided from outside")
+                by_hand = state == "cancelled"
+                self.observer.ended(claim, state, "by hand" if by_hand else "by another launch")
             else:
                 self.elsewhere.add(claim.run.id)
                 self.observer.line(f"another launch has taken over {claim.run}")

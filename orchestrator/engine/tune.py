@@ -27,13 +27,23 @@ from ray.tune.search import Searcher
 import worker
 from db.records import Run
 from orchestrator.engine import deaths
-from orchestrator.engine.attempt import attempt, captured, log_path, log_to
+from orchestrator.engine.attempt import attempt, captured, flush, log_path, log_to, make_folder
 from orchestrator.engine.bell import Bell, Listener, key_of
 from orchestrator.engine.session import Session
 from orchestrator.engine.task import Task
 from orchestrator.engine.watch import Watch
 from worker.catalog import load_plugins
-from worker.events import Epoch, Event, Finished, Progress, Shrunk, Started, Waiting, to_json
+from worker.events import (
+    Epoch,
+    Event,
+    Failed,
+    Finished,
+    Progress,
+    Shrunk,
+    Started,
+    Waiting,
+    to_json,
+)
 
 SESSIONS: dict[str, Session] = {}
 WATCHES: dict[str, Watch] = {}
@@ -57,6 +67,7 @@ class StoreSearcher(Searcher):
     def suggest(self, trial_id: str) -> Any:
         """A trial's configuration, None to ask again later, FINISHED when there is nothing left."""
         session = SESSIONS[self.session]
+        WATCHES[self.session].tick()  # with nothing in training Tune's loop stays here for minutes
         found = session.guarded(lambda: session.suggest(trial_id))
         if isinstance(found, Task):
             return {TASK: found.to_json()}
@@ -212,17 +223,28 @@ def train(config: dict[str, Any]) -> None:
         weights_sha256=task.weights_sha256,
         should_stop=listener.should_stop,
     )
+    if task.gpus:
+        worker.limit_memory(device, task.gpus)
+    number, broken = 0, False
+    for event in make_folder(run, context):
+        _report(number, [event])
+        number += 1
+        broken = not isinstance(event, Waiting)
+    if broken:
+        return
     with captured(log_path(context.folder(run.id), task.fence)):
         log_to(logging.StreamHandler(sys.stderr))
-        if 0 < task.gpus < 1:
-            worker.limit_memory(device, task.gpus)
-        number = 0
         for events in gathered(attempt(run, context)):
-            texts = [json.dumps(to_json(event)) for event in events]
-            tune.report({NUMBER: number, MESSAGES: json.dumps(texts)})
+            _report(number, events)
             number += len(events)
+            broken = isinstance(events[-1], Failed)
         listener.begin("")
-        _leave_nothing_behind(device)
+        _leave_nothing_behind(device, broken)
+
+
+def _report(number: int, events: list[Event]) -> None:
+    texts = [json.dumps(to_json(event)) for event in events]
+    tune.report({NUMBER: number, MESSAGES: json.dumps(texts)})
 
 
 def gathered(events: Iterator[Event]) -> Iterator[list[Event]]:
@@ -245,18 +267,24 @@ def gathered(events: Iterator[Event]) -> Iterator[list[Event]]:
         yield waiting
 
 
-def _leave_nothing_behind(device: str) -> None:
-    """The actor is reused: the next run must find the memory free, and that is looked at."""
+def _leave_nothing_behind(device: str, broken: bool) -> None:
+    """The actor is reused: the next run must find the memory free, and that is looked at.
+
+    After a fault a GPU may refuse everything that this process asks of it, so it ends.
+    """
     on_gpu = device != "cpu"
     large = resident_bytes() > LARGE_PROCESS
     if on_gpu or large:  # a collection costs 50 ms: tiny runs go without
         gc.collect()
     if large:
         give_back()
-    if on_gpu and (left := worker.memory_left(device)) > LEFT_ON_GPU:
-        logging.getLogger("orch").warning(
-            "%d MB of GPU memory stay in use after the run: this process ends", left >> 20
-        )
+    if not on_gpu:
+        return
+    left = 0 if broken else worker.memory_left(device)
+    if left > LEFT_ON_GPU:
+        logging.getLogger("orch").warning("%d MB of GPU memory are not given back", left >> 20)
+    if broken or left > LEFT_ON_GPU:
+        flush()
         os._exit(0)  # everything is reported; Tune starts another process for the next run
 
 
