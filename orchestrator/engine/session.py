@@ -94,6 +94,8 @@ class Session:
     """The experiment ends now, whatever is in training."""
     pause: str | None = None
     """Why nothing more is started for the moment."""
+    meanwhile: Callable[[], None] = lambda: None
+    """Called again and again while the store is waited for: it may be told to stop then, too."""
     claims: dict[str, Claim] = field(default_factory=dict)
     """By trial."""
     states: Counter[State] = field(default_factory=Counter)
@@ -325,12 +327,12 @@ class Session:
                 try:
                     return action()
                 except StoreUnreachable as fault:
-                    if self.over.is_set():
-                        raise
                     if time.monotonic() - told > TELL_SECONDS:
                         told = time.monotonic()
                         self.observer.line(f"waiting: {fault}")
-                    self.over.wait(WAIT_SECONDS)
+                    self.meanwhile()
+                    if self.over.wait(WAIT_SECONDS):
+                        return None  # its checkpoint has all that is not kept here
                 except StoreError as fault:
                     pause = next(pauses, None)
                     if pause is None:

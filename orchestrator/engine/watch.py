@@ -37,14 +37,14 @@ class Watch:
     _stopping: float | None = None
     _done: dict[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.session.meanwhile = self._stop_if_told
+
     def tick(self) -> None:
         """Do what is due."""
         session = self.session
-        if self.deadline is not None and time.monotonic() > self.deadline:
-            self.timed_out = self.timed_out or not session.stop.is_set()
-            session.stop.set()
+        self._stop_if_told()
         if session.stop.is_set():
-            self._stop()
             return
         if self._due("claims", CLAIMS_SECONDS):
             session.guarded(session.check_claims)
@@ -59,6 +59,14 @@ class Watch:
             return False
         self._done[duty] = now
         return True
+
+    def _stop_if_told(self) -> None:
+        """Begin or go on with a stop that a signal or the clock asks for."""
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            self.timed_out = self.timed_out or not self.session.stop.is_set()
+            self.session.stop.set()
+        if self.session.stop.is_set():
+            self._stop()
 
     def _stop(self) -> None:
         """Have what is in training save where it is; after the grace, end it anyway."""
