@@ -155,47 +155,48 @@ def _select(reader: Reader, runs: Sequence[StoredRun], split: str) -> dict[Key, 
     return found
 
 
-_CELL = [RUNS.c[name] for name in CELL]
-_RATE = [RUNS.c.learning_rate, RUNS.c.hyperparameters]
+_RATE = ("learning_rate", "hyperparameters")
 
 
 def selection(runs: Sequence[StoredRun], split: str) -> sa.Select[Any]:
     """The selection as one statement.
 
-    1. `scored`: each final run's epochs, ranked by the selection metric.
-    2. `rates`: each rate's mean over seeds, where every seed it was asked for has a score.
-    3. `ranked`: the rates of a cell by that mean.
-    4. The chosen rate's runs with `split`'s headline metric at their best epochs.
+    1. `scored`: the epochs of final runs, ranked by the selection metric.
+    2. `best`: each run that is asked about, with its best epoch and score where it has one.
+    3. `rates`: beside each run the mean over its rate's seeds, and how many of them have a score.
+    4. `ranked`: the rates of a cell by that mean, where every seed it was asked for has a score.
+    5. The chosen rate's runs with `split`'s headline metric at their best epochs.
+
+    Tables are joined by a run's key alone: by the columns of a cell PostgreSQL expects one row,
+    and goes through all of them for each.
     """
-    keys = [stored.key for stored in runs]
-    scored = _scored(keys)
-    ranked = _ranked(_rates(keys, scored))
+    ranked = _ranked(_rates(_best([stored.key for stored in runs])))
     return (
-        sa.select(*_CELL, RUNS.c.key, RUNS.c.learning_rate, METRICS.c.metric, METRICS.c.value)
-        .join(ranked, _same(ranked, *_CELL, *_RATE))
-        .join(scored, (scored.c.run_key == RUNS.c.key) & (scored.c.place == 1))
+        sa.select(
+            *(ranked.c[name] for name in CELL),
+            ranked.c.key,
+            ranked.c.learning_rate,
+            METRICS.c.metric,
+            METRICS.c.value,
+        )
         .join(
             METRICS,
-            (METRICS.c.run_key == RUNS.c.key)
-            & (METRICS.c.epoch == scored.c.epoch)
+            (METRICS.c.run_key == ranked.c.key)
+            & (METRICS.c.epoch == ranked.c.epoch)
             & (METRICS.c.split == split)
             & (METRICS.c.group == ""),
         )
-        .where(ranked.c.place == 1, among(RUNS.c.key, "keys", keys))
-        .order_by(*_CELL, RUNS.c.seed)
+        .where(ranked.c.place == 1)
+        .order_by(*(ranked.c[name] for name in CELL), ranked.c.seed)
     )
 
 
-def _same(table: sa.CTE, *columns: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
-    return sa.and_(*(table.c[column.key or ""] == column for column in columns))
-
-
-def _scored(keys: list[int]) -> sa.CTE:
-    """Every epoch that competes, the best of its run in place 1."""
+def _best(keys: list[int]) -> sa.CTE:
+    """Every run that is asked about, with its best epoch."""
     best_first = sa.func.row_number().over(
         partition_by=METRICS.c.run_key, order_by=(METRICS.c.value.desc(), METRICS.c.epoch)
     )
-    return (
+    scored = (
         sa.select(
             METRICS.c.run_key,
             METRICS.c.epoch,
@@ -212,35 +213,35 @@ def _scored(keys: list[int]) -> sa.CTE:
         )
         .cte("scored")
     )
-
-
-def _rates(keys: list[int], scored: sa.CTE) -> sa.CTE:
-    """Each rate of a cell with the mean of its seeds' scores, where none of them is missing."""
-    asked = (
-        sa.select(*_CELL, *_RATE, sa.func.count().label("seeds"))
-        .where(among(RUNS.c.key, "keys", keys))
-        .group_by(*_CELL, *_RATE)
-        .cte("asked")
-    )
+    columns = [RUNS.c[name] for name in ("key", *CELL, *_RATE, "seed")]
     return (
-        sa.select(*_CELL, *_RATE, sa.func.avg(scored.c.score).label("mean"))
-        .join(scored, (scored.c.run_key == RUNS.c.key) & (scored.c.place == 1))
-        .join(asked, _same(asked, *_CELL, *_RATE))
-        .group_by(*_CELL, *_RATE, asked.c.seeds)
-        .having(sa.func.count() == asked.c.seeds)
-        .cte("rates")
+        sa.select(*columns, scored.c.epoch, scored.c.score)
+        .outerjoin(scored, (scored.c.run_key == RUNS.c.key) & (scored.c.place == 1))
+        .where(among(RUNS.c.key, "keys", keys))
+        .cte("best")
     )
+
+
+def _rates(best: sa.CTE) -> sa.CTE:
+    """Each run with its rate's mean score, its seeds, and how many of them have a score."""
+    rate = [best.c[name] for name in (*CELL, *_RATE)]
+    return sa.select(
+        *best.c,
+        sa.func.count().over(partition_by=rate).label("seeds"),
+        sa.func.count(best.c.score).over(partition_by=rate).label("scores"),
+        sa.func.avg(best.c.score).over(partition_by=rate).label("mean"),
+    ).cte("rates")
 
 
 def _ranked(rates: sa.CTE) -> sa.CTE:
-    """The rates of each cell, the chosen one in place 1."""
-    best_first = sa.func.row_number().over(
+    """The runs of complete rates; those of each cell's chosen rate share place 1."""
+    best_first = sa.func.rank().over(
         partition_by=[rates.c[name] for name in CELL],
         # Rounded: equal counts over seeds are a tie, whatever their sum's last bit says.
         order_by=(
             sa.func.round(sa.cast(rates.c.mean, sa.Numeric), 12).desc(),
-            rates.c.learning_rate,
-            rates.c.hyperparameters,
+            *(rates.c[name] for name in _RATE),
         ),
     )
-    return sa.select(*rates.c, best_first.label("place")).cte("ranked")
+    complete = rates.c.seeds == rates.c.scores
+    return sa.select(*rates.c, best_first.label("place")).where(complete).cte("ranked")
