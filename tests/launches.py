@@ -84,7 +84,10 @@ class Launch:
 
     def ends(self, code: int = 0) -> str:
         """Waits for its end with this exit code and without a traceback; returns what it said."""
-        found = self.process.wait(PATIENCE)
+        try:
+            found = self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it does not end:\n{self.output}") from None
         self._reader.join()
         assert found == code, f"exit code {found}:\n{self.output}"
         assert "Traceback" not in self.output, self.output
@@ -151,13 +154,14 @@ def measured(store: object) -> Measured:
 
 LONG = """
 name: long
-models: [toy_long, toy]
 datasets: [toy]
 methods: [sgd]
 weights: random
-learning_rates: [0.1, 0.2]
+grids:
+  - {models: [toy_long], learning_rates: [0.1]}
+  - {models: [toy], learning_rates: [0.1, 0.2]}
 """
-"""The sweep of tests that disturb a launch: two runs that take as long as ORCH_TOY_STEP says."""
+"""The sweep of tests that disturb a launch: a run of 130 times ORCH_TOY_STEP, and two short."""
 _undisturbed: dict[str, tuple[Measured, str]] = {}
 
 
