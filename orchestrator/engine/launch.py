@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -27,7 +28,7 @@ from orchestrator.advice import Family
 from orchestrator.engine.checkout import git_state
 from orchestrator.engine.session import Observer, Session, queue_of
 from orchestrator.engine.watch import SILENCE_SECONDS, Watch, free_bytes, megabytes
-from orchestrator.engine.watchdog import Watchdog
+from orchestrator.engine.watchdog import Watchdog, descendants, end
 from orchestrator.estimate import checkpoint_bytes
 from orchestrator.order import ordered
 from orchestrator.spec import Resources
@@ -53,6 +54,9 @@ MAX_PENDING = 16
 """Actors that start at the same time: each imports torch, and reads it from one disk."""
 MAX_TRIALS = 5_000
 """Of one Tune experiment: its driver keeps 27 kB and a folder for each."""
+RAY_TRIES = 3
+"""Times that Ray is started anew where its processes do not come up: a busy machine is slow."""
+CONNECT_SECONDS = 5.0
 SPARE_BYTES = 16 << 20
 """That must be free beside checkpoints: logs, and what an estimate leaves out."""
 RAY_DIED = 1
@@ -135,7 +139,9 @@ def launch(
         deadline = None if options.time_limit is None else began + options.time_limit
         watch = Watch(session, options.grace, reserve, deadline, options.silence)
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(slots, MAX_PENDING))
-        dog = Watchdog(lambda reason: _ray_died(reason, lease, dog, session, options), head)
+        dog = Watchdog(
+            lambda reason: _ray_died(reason, lease, dog, session, options, scratch), head
+        )
         with dog, told_to_stop(session) as told:  # after Ray, which sets handlers of its own
             _experiments(session, watch, scratch, options)
         if session.stop.is_set() and session.failure is None:
@@ -183,11 +189,14 @@ def _experiments(session: Session, watch: Watch, scratch: Path, options: Options
         shutil.rmtree(storage, ignore_errors=True)
 
 
-def _ray_died(reason: str, lease: Lease, dog: Watchdog, session: Session, options: Options) -> None:
+def _ray_died(
+    reason: str, lease: Lease, dog: Watchdog, session: Session, options: Options, scratch: Path
+) -> None:
     """Give back what we hold and hand over: nothing can be heard of workers any more."""
     lease.outcome = "died"
     lease.__exit__(None, None, None)
     dog.end_processes()
+    shutil.rmtree(scratch, ignore_errors=True)
     if options.on_ray_death:
         options.on_ray_death(reason, session.progressed)
     os._exit(RAY_DIED)
@@ -258,20 +267,12 @@ def ray_cluster(scratch: Path, address: str | None = None) -> Iterator[tuple[str
             "_temp_dir": str(scratch / "ray"),
         }
     else:
+        _check_address(address)
         options |= {"address": address, "runtime_env": {"env_vars": RAY_SETTINGS}}
     # Ray puts the working directory first on its workers' path, where a folder called `db` or
     # `worker` would shadow ours; so it starts from an empty one.
     with contextlib.chdir(scratch):
-        try:
-            ray.init(**options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            if address is None:
-                raise
-            reason = str(error).strip().splitlines()[0]
-            raise EnvironmentProblem(
-                f"--address {address}: {reason}; start this machine's part of the cluster with "
-                "`ray start --address=HEAD:6379`, or leave --address out."
-            ) from error
+        _start_ray(options)
     # For a worker that died Tune prints a traceback and Ray, whatever `log_to_driver` says, a page;
     # the attempt has the reason.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
@@ -281,6 +282,52 @@ def ray_cluster(scratch: Path, address: str | None = None) -> Iterator[tuple[str
         yield (host, int(port)) if address else None
     finally:
         ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Raise `EnvironmentProblem` unless something listens there: Ray would try for minutes."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise EnvironmentProblem(
+            f'--address "{address}" is not HOST:PORT; give the head node\'s, such as '
+            "10.0.0.1:6379, or auto on a node of the cluster."
+        )
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise EnvironmentProblem(
+            f"--address {address}: nothing answers there ({error}); start the head with "
+            "`ray start --head --port=6379`, and this machine's part with "
+            "`ray start --address=HEAD:6379`."
+        ) from error
+
+
+def _start_ray(options: dict[str, Any]) -> None:
+    """Start or join Ray; raises `EnvironmentProblem` where it cannot be had."""
+    import ray
+
+    before = {child.pid for child in descendants(os.getpid())}
+    for left in reversed(range(RAY_TRIES)):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:  # Ray raises the bare class where its processes are too slow
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            ray.shutdown()
+            if (address := options["address"]) != "local":
+                raise EnvironmentProblem(
+                    f"--address {address}: {reason} Start this machine's part of the cluster with "
+                    "`ray start --address=HEAD:6379`, or leave --address out."
+                ) from error
+            # What it had started already would stay.
+            end([child for child in descendants(os.getpid()) if child.pid not in before])
+            if not left:
+                raise EnvironmentProblem(
+                    f"Ray does not start on this machine: {reason} Is it out of memory, or too "
+                    "busy? Launch again when it is not."
+                ) from error
 
 
 def _slots(left: Sequence[StoredRun], planned: Mapping[str, Planned]) -> int:

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,10 +75,7 @@ class Watchdog:
 
     def end_processes(self) -> None:
         """Kill what is left of a Ray of ours."""
-        for child in self._processes:
-            if _lives(child):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(child.pid, signal.SIGKILL)
+        end(self._processes)
 
     def _watch(self) -> None:
         while not self._over.wait(LOOK_SECONDS):
@@ -102,3 +99,11 @@ class Watchdog:
 def _lives(child: Child) -> bool:
     now = look_up(child.pid)
     return now is not None and now.started == child.started
+
+
+def end(processes: Iterable[Child]) -> None:
+    """Kill those that still live."""
+    for child in processes:
+        if _lives(child):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child.pid, signal.SIGKILL)
