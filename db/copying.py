@@ -86,6 +86,9 @@ def copy(source: Reader, target: Store) -> Generator[tuple[int, int], None, Copi
             with target.write(durable=True) as writing:
                 _Batch(reading, writing, batch, owners, done).merge()
         _sweeps(reading, target, keys, done)
+    if done.changed and target.engine.dialect.name == "postgresql":
+        with target.write() as writing:
+            writing.exec_driver_sql("ANALYZE")  # many rows at once mislead its planner until then
     return done
 
 

@@ -16,6 +16,10 @@ BEATS = 5
 """Times that a lease is renewed in its ttl: four may be missed."""
 
 
+PATIENCE = 5.0
+"""Seconds that an end waits for a beat that is under way."""
+
+
 class Lease:
     """An owner of runs, alive while the `with` block lasts.
 
@@ -54,7 +58,7 @@ class Lease:
         traceback: TracebackType | None,
     ) -> None:
         self._over.set()
-        self._thread.join()
+        self._thread.join(PATIENCE)
         try:
             self.store.retire(self.owner, self.outcome)
         except StoreUnreachable as fault:

@@ -74,9 +74,13 @@ class PostgresServer:
         """Returns when it has stopped: transactions are cut, with `immediate` as by a crash."""
         self._pg_ctl("-m", mode, "stop")
 
+    def running(self) -> bool:
+        """Whether it was started and not stopped since."""
+        return (self._server.pgdata / "postmaster.pid").exists()
+
     def remove(self) -> None:
         """Stop it where it runs, and delete its folder."""
-        if (self._server.pgdata / "postmaster.pid").exists():
+        if self.running():
             self.stop("immediate")
         shutil.rmtree(self.folder)
 
@@ -119,12 +123,19 @@ def postgres() -> Iterator[PostgresServer]:
     server.remove()
 
 
-@pytest.fixture
-def own_postgres() -> Iterator[PostgresServer]:
-    """A server of the test's own, to stop and start."""
+@pytest.fixture(scope="session")
+def _durable_postgres() -> Iterator[PostgresServer]:
     server = PostgresServer()
     yield server
     server.remove()
+
+
+@pytest.fixture
+def own_postgres(_durable_postgres: PostgresServer) -> Iterator[PostgresServer]:
+    """A server that is the test's own while it lasts, to stop and start."""
+    yield _durable_postgres
+    if not _durable_postgres.running():
+        _durable_postgres.start()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

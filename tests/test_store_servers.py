@@ -136,7 +136,7 @@ def test_a_lock_that_is_held_too_long_passes(
 
 def test_ten_readers_poll_while_a_writer_works(store: Store, store_url: str) -> None:
     """Nobody waits, nobody is told of a lock, and nobody sees half a message."""
-    claim = claimed(store, epochs=150)
+    claim = claimed(store, epochs=60)
     history = a_history(claim.run)
     over = threading.Event()
     looks: list[int] = []
