@@ -202,7 +202,7 @@ def check_attempts(store: str) -> Counter[str]:
 
 def left_over(folder: Path) -> list[str]:
     """Checkpoints and unfinished files that finished runs should not have left."""
-    patterns = ("checkpoint-*", ".partial-*", "candidate-*")
+    patterns = ("checkpoint-*.pt", ".partial-*", "candidate-*")
     return sorted(p.name for pattern in patterns for p in folder.glob(f"runs/*/{pattern}"))
 
 

@@ -1,128 +1,97 @@
-"""kill -9 of the driver at random moments: nothing lost, nothing trained twice, no bit moves."""
+"""SIGKILL at random moments: nothing lost, nothing trained twice, no bit moves.
+
+`python tests/kills.py --kills 100` is the long form, on either store.
+"""
 
 from __future__ import annotations
 
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from conftest import ROOT, TOYS
+import kills
+from conftest import ROOT, PostgresServer
 from db.reading import Reader
-
-TOY_SWEEP = """
-name: kill
-models: [toy_slow, toy]
-datasets: [toy]
-methods: [sgd, adamw]
-weights: random
-epochs: 4
-learning_rates: [0.01, 0.1, 0.3]
-"""
+from db.store import Store
 
 
-def command(folder: Path, *words: str) -> list[str]:
-    shared = ["--plugin", str(TOYS), "--data", str(folder.parent / "data")]
-    return [sys.executable, "-u", "-m", "orchestrator", *shared, *words]
-
-
-def launch(folder: Path, sweep: Path) -> None:
-    done = subprocess.run(
-        command(folder, "launch", str(sweep)), cwd=folder, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def launch_and_kill(folder: Path, sweep: Path, delay: float) -> int:
-    """Start a launch, and kill its driver `delay` seconds after it claims its first run.
-
-    Returns how many runs had ended by then.
-    """
-    output = folder / "killed.log"
-    with output.open("w") as log, subprocess.Popen(
-        command(folder, "launch", str(sweep)), cwd=folder, stdout=log, stderr=log,
-        start_new_session=True,
-    ) as process:  # fmt: skip
-        while process.poll() is None and not _running(folder):
-            time.sleep(0.05)
-        time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-    return output.read_text().count("] done")
-
-
-def _running(folder: Path) -> bool:
-    database = folder / "orch.db"
-    try:
-        return any(s.state == "running" for s in Reader.open(str(database)).runs())
-    except Exception:  # the launch is still making it
-        return False
-
-
-def everything(folder: Path) -> tuple[list[Any], str]:
-    """Every row of epochs and metrics but the clock, and the report."""
-    reader = Reader.open(str(folder / "orch.db"))
-    rows = [
-        (stored.id, stored.state, record.measured())
-        for stored in reader.runs()
-        for record in reader.history(stored.key)
-    ]
-    report = subprocess.run(
-        command(folder, "report", "--table", "ood", "--table", "id", "--format", "csv"),
-        cwd=folder, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return rows, report.stdout
-
-
-def check_attempts(folder: Path) -> int:
-    """What had a checkpoint went on from it. Returns how many attempts were resumed."""
-    reader, resumed = Reader.open(str(folder / "orch.db")), 0
-    for stored in reader.runs():
-        attempts = reader.attempts(stored.key)
-        assert [a.outcome for a in attempts[:-1]] == ["lost"] * (len(attempts) - 1)
-        assert attempts[-1].outcome == "done"
-        assert not any(a.irreproducible for a in attempts)
-        reached = 0
-        for attempt in attempts:
-            if attempt.started is not None and (attempt.resumed_from or 0) < reached:
-                raise AssertionError(f"{stored.run} started again before epoch {reached}")
-            reached = max(reached, attempt.resumed_from or 0)
-            resumed += attempt.resumed_from is not None
-    return resumed
-
-
-def compare_after_kills(tmp_path: Path, sweep: Path, kills: int, longest: float) -> None:
-    seed = random.randrange(10**6)
-    print(f"random delays from seed {seed}")
-    drawn = random.Random(seed)
+def folders(tmp_path: Path) -> tuple[Path, Path]:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     for folder in (whole, cut):
         folder.mkdir()
-    launch(whole, sweep)
-    for _ in range(kills):
-        launch_and_kill(cut, sweep, drawn.uniform(0, longest))
-    launch(cut, sweep)
-    rows, report = everything(cut)
-    expected_rows, expected_report = everything(whole)
-    assert rows == expected_rows
-    assert report == expected_report
-    resumed = check_attempts(cut)
-    print(f"{resumed} attempts went on from a checkpoint")
-    folders = [sorted(p.name for p in folder.rglob("checkpoint-*")) for folder in (whole, cut)]
-    assert folders == [[], []], "finished runs leave no checkpoints"
+    return whole, cut
+
+
+def under_kills(tmp_path: Path, sweep: Path, store: str, wanted: list[str], longest: float) -> None:
+    """Train `sweep` whole and again with those kills; everything must be the same."""
+    seed = random.randrange(10**6)
+    print(f"random moments from seed {seed}")
+    whole, cut = folders(tmp_path)
+    kills.launch(whole, str(whole / "orch.db"), sweep)
+    stores = (str(whole / "orch.db"), store or str(cut / "orch.db"))
+    hit, outcomes = kills.compare(whole, cut, stores, sweep, wanted, random.Random(seed), longest)
+    print(dict(hit.hit), dict(outcomes))
+    assert hit.total > 0
+
+
+def toys(tmp_path: Path) -> Path:
+    sweep = tmp_path / "kill.yaml"
+    sweep.write_text(kills.TOY_SWEEP)
+    return sweep
 
 
 def test_killed_at_random_moments(tmp_path: Path) -> None:
-    sweep = tmp_path / "kill.yaml"
-    sweep.write_text(TOY_SWEEP)
-    compare_after_kills(tmp_path, sweep, kills=3, longest=14)
+    under_kills(tmp_path, toys(tmp_path), "", [*kills.TARGETS], longest=2)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_on_postgresql(
+    tmp_path: Path, own_postgres: PostgresServer
+) -> None:
+    wanted = [*kills.TARGETS] * 2
+    under_kills(tmp_path, toys(tmp_path), own_postgres.empty(), wanted, longest=2)
 
 
 @pytest.mark.slow
 def test_the_demo_killed_at_random_moments(tmp_path: Path) -> None:
-    subprocess.run(command(tmp_path / "x", "data", "make-mini"), cwd=tmp_path, check=True)
-    compare_after_kills(tmp_path, ROOT / "sweeps" / "demo.yaml", kills=4, longest=40)
+    make = kills.command(tmp_path / "x", "none.db", "data", "make-mini")
+    subprocess.run(make, cwd=tmp_path, check=True)
+    under_kills(tmp_path, ROOT / "sweeps" / "demo.yaml", "", [*kills.TARGETS, "driver"], longest=20)
+
+
+def test_a_damaged_checkpoint_costs_time_and_nothing_else(tmp_path: Path) -> None:
+    sweep = tmp_path / "one.yaml"
+    sweep.write_text(kills.TOY_SWEEP.replace("toy_long, toy_slow, toy", "toy_long"))
+    whole, cut = folders(tmp_path)
+    stores = [str(folder / "orch.db") for folder in (whole, cut)]
+    kills.launch(whole, stores[0], sweep)
+
+    Store.open(stores[1], create=True).engine.dispose()
+    words = ("launch", str(sweep), "--max-concurrent", "1")
+    with subprocess.Popen(
+        kills.command(cut, stores[1], *words), cwd=cut, stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as driver:  # fmt: skip
+        reader = Reader.open(stores[1])
+        while not any(epoch >= 2 for epoch in reader.latest_epochs(range(1, 5)).values()):
+            assert driver.poll() is None
+        workers = [pid for pid, name in kills.below(driver.pid) if kills.is_target(name, "worker")]
+        driver.send_signal(signal.SIGKILL)
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):  # they may save once more
+        time.sleep(0.1)
+    damaged = [*cut.glob("runs/*/checkpoint-*")]
+    for path in damaged:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    kills.launch(cut, stores[1], sweep)
+
+    one, other = (kills.everything(f, s) for f, s in zip((whole, cut), stores, strict=True))
+    assert one == other
+    assert damaged
+    assert [*cut.glob("runs/*/*.unreadable")], "set aside, for a look at what damaged it"
+    assert kills.left_over(cut) == []

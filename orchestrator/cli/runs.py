@@ -304,6 +304,7 @@ def runs_void(settings: Settings, run_ids: tuple[str, ...], reason: str) -> None
     Example: orch runs void 3f2a91c0 --reason 'trained on the wrong copy of the data'
     """
     from db.store import Store
+    from orchestrator.engine.recorder import clear
 
     if not reason.strip():
         raise SpecError("--reason is empty; say why the numbers shall count no more.")
@@ -311,6 +312,7 @@ def runs_void(settings: Settings, run_ids: tuple[str, ...], reason: str) -> None
     found = [store.find_run(run_id) for run_id in run_ids]
     for stored in found:
         store.void(stored.key, reason.strip())
+        clear(settings.runs / stored.id)  # a failed one's checkpoint must not be gone on from
         click.echo(f"{stored.id} ({stored.run}) is voided; again: orch runs retry {stored.id[:8]}")
 
 

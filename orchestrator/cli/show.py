@@ -22,6 +22,8 @@ STATE_COLOURS = {
     "pending": "white",
     "diverged": "yellow",
     "failed": "red",
+    "cancelled": "bright_black",
+    "voided": "bright_black",
 }
 
 

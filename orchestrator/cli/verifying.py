@@ -139,8 +139,10 @@ def _sweep(name: str, source: Reader | None, store: str) -> dict[str, sweeps.Pla
     if name.endswith((".yaml", ".yml")) or Path(name).is_file():
         return {p.run.id: p for p in sweeps.load(Path(name)).planned}
     if source is None:
+        from db.engines import hidden
+
         raise SpecError(
-            f'"{name}" is no sweep file (NAME.yaml), and there is no store {store} that could '
+            f'"{name}" is no sweep file (NAME.yaml), and there is no store {hidden(store)} that could '
             "know a sweep of that name."
         )
     info = source.sweep(name)

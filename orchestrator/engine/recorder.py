@@ -58,12 +58,12 @@ class Recorder:
                 self.store.epoch(claim, event.record)
             case Finished():
                 self.store.finish(claim, event.history, event.artifacts, event.peak_memory)
-                self.clear(claim)
+                self.clear(claim.run.id)
                 return "done"
             case Diverged():
                 where = f"the loss is not finite at epoch {event.epoch}, step {event.step}"
                 self.store.diverge(claim, event.history, where)
-                self.clear(claim)
+                self.clear(claim.run.id)
                 return "diverged"
             case Failed():
                 self.store.fail(claim, event.error, event.traceback, event.cause)
@@ -75,9 +75,13 @@ class Recorder:
                 pass
         return None
 
-    def clear(self, claim: Claim) -> None:
+    def clear(self, run_id: str) -> None:
         """Drop a final run's checkpoints and unfinished files; logs and artifacts stay."""
-        folder = self.runs / claim.run.id
-        for pattern in ("checkpoint-*.pt", "candidate-*.safetensors", ".partial-*"):
-            for path in folder.glob(pattern):
-                path.unlink(missing_ok=True)
+        clear(self.runs / run_id)
+
+
+def clear(folder: Path) -> None:
+    """Drop the checkpoints and unfinished files in a run's folder; logs and artifacts stay."""
+    for pattern in ("checkpoint-*.pt", "candidate-*.safetensors", ".partial-*"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)

@@ -253,7 +253,7 @@ class Session:
         """A trial that had lost its run trains no more; what it wrote since is of no use."""
         claim = self._lost.pop(trial, None)
         if claim and self.store.states([claim.run.id])[claim.run.id] in RESULTS:
-            self.recorder.clear(claim)
+            self.recorder.clear(claim.run.id)
 
     def _died(self, trial: str, claim: Claim, reason: str) -> None:
         run_id = claim.run.id
