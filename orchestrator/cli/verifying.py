@@ -142,8 +142,8 @@ def _sweep(name: str, source: Reader | None, store: str) -> dict[str, sweeps.Pla
         from db.engines import hidden
 
         raise SpecError(
-            f'"{name}" is no sweep file (NAME.yaml), and there is no store {hidden(store)} that could '
-            "know a sweep of that name."
+            f'"{name}" is no sweep file (NAME.yaml), and there is no store {hidden(store)} that '
+            "could know a sweep of that name."
         )
     info = source.sweep(name)
     found = {p.run.id: p for p in sweeps.loads(info.yaml, f"sweep {name} in the store").planned}
