@@ -1,16 +1,19 @@
 """What the engine costs a run, beside plain Ray Tune, in one go.
 
     python benchmarks/engine_overhead.py
+    python benchmarks/engine_overhead.py --scale 1000 3000 10000
 
 Each side does the same: 3 epochs that take no time, a report and a checkpoint of 1 MB an epoch.
 `default` is Ray Tune as its tutorials use it; `reuse` is Ray Tune with reused actors and nothing
 else; `orch` is the whole path: searcher, store, exactly-once checkpoints (synced), logs. Figures
 are seconds a trial in steady state: the time from the first trial's end to the last one's, divided
-by the trials between.
+by the trials between. `--scale` trains so many trivial runs and prints, beside that, how it went in
+each tenth of them and what the driver's memory grew by a trial.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -72,6 +75,7 @@ class Silent:
 
     def __init__(self) -> None:
         self.ends: list[float] = []
+        self.memory: list[int] = []
 
     def claimed(self, claim: Any) -> None: ...
 
@@ -80,9 +84,18 @@ class Silent:
     def ended(self, claim: Any, state: Any, error: Any) -> None:
         assert state == "done", error
         self.ends.append(time.perf_counter())
+        self.memory.append(resident())
+
+    def line(self, text: str) -> None: ...
 
 
-def ours(runs: int, folder: Path) -> float:
+def resident() -> int:
+    """Bytes of this process in memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def ours(runs: int, folder: Path) -> Silent:
     """The same through the whole engine, in a Ray of its own."""
     from db.records import Run
     from db.store import Store
@@ -110,7 +123,25 @@ def ours(runs: int, folder: Path) -> float:
     planned = {run.id: Planned(run, Resources()) for run in listed}
     launch(store, store.runs("overhead"), planned, options, watch)
     assert len(watch.ends) == runs
-    return steady(watch.ends)
+    return watch
+
+
+def scale(sizes: list[int]) -> None:
+    """Seconds a trial and the driver's memory, as the number of runs grows."""
+    for runs in sizes:
+        with tempfile.TemporaryDirectory(dir=SCRATCH) as folder:
+            watch = ours(runs, Path(folder))
+        tenth = len(watch.ends) // 10
+        parts = [steady(watch.ends[i : i + tenth]) for i in range(0, 10 * tenth, tenth)]
+        # From the second tenth on: what is allocated once is not a trial's.
+        grown = (watch.memory[-1] - watch.memory[tenth]) / (len(watch.memory) - tenth)
+        figures = {
+            "runs": runs,
+            "seconds_a_trial": round(steady(watch.ends), 4),
+            "in_each_tenth": [round(part, 4) for part in parts],
+            "driver_kB_a_trial": round(grown / 1024, 1),
+        }
+        print(json.dumps(figures), flush=True)
 
 
 def main() -> None:
@@ -120,7 +151,12 @@ def main() -> None:
     """
     from orchestrator.engine.launch import ray_cluster, scratch_folder
 
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--scale", type=int, nargs="+", metavar="RUNS")
     SCRATCH.mkdir(exist_ok=True)
+    if sizes := parser.parse_args().scale:
+        scale(sizes)
+        return
     found: dict[str, list[float]] = {"default": [], "reuse": [], "orch": []}
     for _ in range(ROUNDS):
         with scratch_folder() as scratch, ray_cluster(scratch):
@@ -128,7 +164,7 @@ def main() -> None:
             found["reuse"].append(plain(REUSE_TRIALS, reuse=True))
             found["default"].append(plain(DEFAULT_TRIALS, reuse=False))
         with tempfile.TemporaryDirectory(dir=SCRATCH) as folder:
-            found["orch"].append(ours(ORCH_RUNS, Path(folder)))
+            found["orch"].append(steady(ours(ORCH_RUNS, Path(folder)).ends))
         print({name: [round(v, 4) for v in values] for name, values in found.items()}, flush=True)
     median = {name: statistics.median(values) for name, values in found.items()}
 
