@@ -123,18 +123,17 @@ def test_a_launch_waits_for_what_others_train_unless_told_to_leave(
     store, path = tmp_path / "orch.db", tmp_path / "long.yaml"
     path.write_text(LONG)
     words = ("launch", path, "--max-concurrent", 1)
-    with (
-        Launch(tmp_path, *words, ORCH_TOY_STEP="1") as first,
-        Launch(tmp_path, *words, ORCH_TOY_STEP="0") as stays,
-    ):
-        going = a_run_under_way(store, "toy_long")
-        until(lambda: sum(s.state == "done" for s in runs_of(store)) == 2)
-        said = run(tmp_path, *words, "--no-wait")
-        assert "1 run belong" in said
-        assert stays.process.poll() is None
-        first.process.kill()
-        stays.sees(f"done     {going.run}")
-        stays.ends(0)
+    with Launch(tmp_path, *words, ORCH_TOY_STEP="1") as first:
+        going = a_run_under_way(store, "toy_long", epoch=0)
+        with Launch(tmp_path, *words, ORCH_TOY_STEP="0") as stays:
+            until(lambda: sum(s.state == "done" for s in runs_of(store)) == 2)
+            said = run(tmp_path, *words, "--no-wait")
+            assert "This launch: none" in said
+            assert "Left to other launches: 1 run." in said
+            assert stays.process.poll() is None
+            first.process.kill()
+            stays.sees(f"done     {going.run}")
+            stays.ends(0)
     attempts = attempts_of(store)[going.id]
     assert [a.outcome for a in attempts] == ["lost", "done"]
     assert measured(store) == undisturbed(tmp_path_factory)[0]

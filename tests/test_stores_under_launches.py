@@ -78,7 +78,7 @@ def poll(store: Path, over: threading.Event, faults: list[BaseException]) -> int
             over.wait(0.1)
         except BaseException as fault:
             faults.append(fault)
-        over.wait(0.02)
+        over.wait(0.2)
     return times
 
 

@@ -354,7 +354,7 @@ def _train(
             _requeue_job()
         return INTERRUPTED
     if outcome.taken_elsewhere:
-        click.echo(f"{plural(outcome.taken_elsewhere, 'run')} belong to another launch.")
+        click.echo(f"Left to other launches: {plural(outcome.taken_elsewhere, 'run')}.")
     for family, error in outcome.held_back.items():
         click.echo(f"Not started: the other runs of {spoken(family)}; three failed alike: {error}")
     return max(_advise(store, found, again), 1 if outcome.held_back else 0)
