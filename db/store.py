@@ -205,6 +205,9 @@ class Store(Registering, Owning, Operating):
             return
         if not records:
             return
+        if connection.scalar(_LAST_EPOCH, {"run": claim.run_key}) is None:
+            self._kept_new(connection, claim, records)
+            return
         history = self._history(connection, claim.run_key, records[0].epoch)
         stored = {record.epoch: record.measured() for record in history}
         new: list[EpochRecord] = []
@@ -258,6 +261,7 @@ def _epoch_row(claim: Claim, record: EpochRecord) -> dict[str, object]:
 # What every run and epoch executes is built once: half of a message's time went into composing
 # the same statements.
 _PROVENANCE = ("host", "device", "node", "threads", "precision", "micro_batch")
+_LAST_EPOCH = sa.select(sa.func.max(EPOCHS.c.epoch)).where(EPOCHS.c.run_key == sa.bindparam("run"))
 _mine = sa.and_(
     ATTEMPTS.c.run_key == sa.bindparam("run"), ATTEMPTS.c.number == sa.bindparam("fence")
 )

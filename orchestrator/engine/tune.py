@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import gc
 import json
 import logging
@@ -114,6 +115,7 @@ class StoreCallback(Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's function returned, or Tune stopped it."""
         session = SESSIONS[self.session]
+        trial.last_result.pop(MESSAGES, None)  # Tune keeps it, and writes it out at the end
         session.guarded(lambda: session.trial_ended(trial.trial_id, None))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -183,8 +185,13 @@ class RayLane:
 def resources_of(config: dict[str, Any]) -> PlacementGroupFactory:
     """What Tune reserves for a trial."""
     task = Task.from_json(config[TASK])
-    bundle = {"CPU": task.cpus} | ({"GPU": task.gpus} if task.gpus else {})
-    return PlacementGroupFactory([bundle])
+    return _reserved(task.cpus, task.gpus)
+
+
+@functools.cache
+def _reserved(cpus: float, gpus: float) -> PlacementGroupFactory:
+    # One object for all trials alike: Tune looks for actors to reuse by comparing these, deeply.
+    return PlacementGroupFactory([{"CPU": cpus} | ({"GPU": gpus} if gpus else {})])
 
 
 def loaders(cpus: float) -> int:
