@@ -65,12 +65,12 @@ class Lease:
             log.warning("%s What is held comes back in %g s.", fault, self.ttl)
 
     def _beat(self) -> None:
-        pause = self.ttl / BEATS
+        pause, failing = self.ttl / BEATS, False
         while not self._over.wait(pause):
             try:
                 if not self.store.beat(self.owner):
                     self.lost.set()
-                pause = self.ttl / BEATS
+                pause, failing = self.ttl / BEATS, False
             except StoreError as fault:
-                log.warning("the lease is not renewed: %s", fault)
-                pause = self.ttl / BEATS / 4
+                (log.info if failing else log.warning)("the lease is not renewed: %s", fault)
+                pause, failing = self.ttl / BEATS / 4, True

@@ -58,10 +58,9 @@ def is_dead(owner: Process) -> bool:
     here = this_process()
     if not owner.is_here():
         return False
-    boot, _, space = owner.boot_id.partition("pid:")
-    if boot != here.boot_id.partition("pid:")[0]:
-        return True
-    if space != here.boot_id.partition("pid:")[2]:
+    if owner.boot_id != here.boot_id:
+        # Another container; or another machine of the same name, or this one before a restart:
+        # those cannot be told apart, and the lease decides.
         return False
     if not here.started:  # no /proc: the pid alone must do
         try:

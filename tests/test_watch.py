@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from conftest import a_history, a_run
 from db.errors import StoreUnreachable
@@ -81,10 +83,72 @@ def test_a_silent_worker_is_ended_and_its_run_tried_again(store: Store, tmp_path
     session = a_session(store, [a_run()], tmp_path)
     run = suggested(session, "a")
     session.lane = lane = Lane({key_of(run.id, 1): 500.0})
-    Watch(session, grace=1, reserve=0).tick()
+    watch = Watch(session, grace=1, reserve=0)
+    watch.tick()
+    assert lane.killed == [], "one answer may be an old one"
+    watch._done.clear()
+    watch.tick()
     assert lane.killed == ["a"]
     assert [a.outcome for a in store.attempts(1)] == ["died"]
     assert suggested(session, "b") == run
+
+
+def test_a_worker_frozen_before_its_first_word_is_ended(store: Store, tmp_path: Path) -> None:
+    session = a_session(store, [a_run()], tmp_path)
+    suggested(session, "a")
+    session.begun("a")
+    session.lane = lane = Lane()
+    watch = Watch(session, grace=1, reserve=0, silence=0.0)
+    for _ in range(2):
+        watch._done.clear()
+        watch.tick()
+    assert lane.killed == ["a"]
+
+
+def test_a_cancelled_run_that_hangs_is_ended(store: Store, tmp_path: Path) -> None:
+    session = a_session(store, [a_run()], tmp_path)
+    session.lane = lane = Lane()
+    suggested(session, "a")
+    store.cancel([1])
+    watch = Watch(session, grace=0.0, reserve=0)
+    watch.tick()
+    assert lane.killed == ["a"]
+
+
+class Away(Store):
+    """A store that is away for so many writes."""
+
+    refusals = 0
+
+    @contextlib.contextmanager
+    def write(self, *, durable: bool = False) -> Iterator[sa.Connection]:
+        if self.refusals:
+            self.refusals -= 1
+            raise StoreUnreachable("the server restarts")
+        with super().write(durable=durable) as connection:
+            yield connection
+
+
+@pytest.fixture
+def away(store: Store, monkeypatch: pytest.MonkeyPatch) -> Away:
+    monkeypatch.setattr("orchestrator.engine.session.WAIT_SECONDS", 0.001)
+    return Away(store.engine)
+
+
+def test_no_run_is_lost_to_claims_while_the_store_is_away(away: Away, tmp_path: Path) -> None:
+    runs = [a_run(seed=seed) for seed in range(5)]
+    session = a_session(away, runs, tmp_path)
+    away.refusals = 3
+    assert session.guarded(lambda: session.suggest("a")).run == runs[0].content()
+    assert len(session.queue) == 4
+
+
+def test_a_death_while_the_store_is_away_counts_once(away: Away, tmp_path: Path) -> None:
+    session = a_session(away, [a_run()], tmp_path)
+    suggested(session, "a")
+    away.refusals = 5
+    session.guarded(lambda: session.trial_ended("a", "killed"))
+    assert away.find_run(a_run().id).state == "pending"
 
 
 def test_a_cancelled_run_is_told_to_stop(store: Store, tmp_path: Path) -> None:

@@ -177,15 +177,23 @@ class Checkpoints:
         """
         with writing(self.folder):
             self._sweep()
-            for rank, path, checksum in sorted(self._found(), reverse=True):
-                state = self._read(path, checksum)
-                if state is None:
-                    log.warning("%s cannot be read and is set aside", path.name)
-                    path.replace(path.with_suffix(".unreadable"))
-                    continue
-                if rank[0] > self.fence:
-                    path.replace(self.folder / _name((self.fence, *rank[1:]), checksum))
-                return state
+            while True:
+                try:
+                    return self._newest_readable()
+                except FileNotFoundError:  # an attempt before this one still saves: look again
+                    if not self.folder.is_dir():
+                        raise
+
+    def _newest_readable(self) -> dict[str, Any] | None:
+        for rank, path, checksum in sorted(self._found(), reverse=True):
+            state = self._read(path, checksum)
+            if state is None:
+                log.warning("%s cannot be read and is set aside", path.name)
+                path.replace(path.with_suffix(".unreadable"))
+                continue
+            if rank[0] > self.fence:
+                path.replace(self.folder / _name((self.fence, *rank[1:]), checksum))
+            return state
         return None
 
     def _sweep(self) -> None:

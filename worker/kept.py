@@ -61,10 +61,14 @@ class Keeper:
             self._write(model, CANDIDATE.format(epoch=epoch), epoch)
 
     def checkpointed(self, history: Sequence[EpochRecord]) -> None:
-        """Drop the candidates that the checkpoint on disk has no use for."""
-        best = best_epoch(history)
+        """Drop the candidates that the checkpoint on disk has no use for.
+
+        Later ones are another attempt's, which has got further: they are left alone.
+        """
+        best, newest = best_epoch(history), history[-1].epoch
         for path in self.folder.glob("candidate-*.safetensors"):
-            if best is None or path.name != CANDIDATE.format(epoch=best):
+            epoch = int(path.stem.rpartition("-")[2])
+            if epoch <= newest and epoch != best:
                 path.unlink(missing_ok=True)
 
     def finish(self, model: nn.Module, history: Sequence[EpochRecord]) -> tuple[Artifact, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import subprocess
 import sys
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 RAY_STARTS = "ORCH_RAY_STARTS"
 """In the environment: how often this launch has begun again because Ray died."""
+BEGAN = "ORCH_LAUNCH_BEGAN"
+"""In the environment of such a launch: when the first one began, in seconds since 1970."""
 MAX_RAY_STARTS = 3
 
 
@@ -269,7 +272,7 @@ def _register(store: Store, sweep: sweeps.Sweep) -> None:
     runs = [p.run for p in sweep.planned]
     asked = {s.id for s in store.runs(sweep.name)} if _knows(store, sweep.name) else set()
     store.register(sweep.name, sweep.text, runs, {run.id for run in sweep.requested})
-    if dropped := asked - {run.id for run in runs}:
+    if dropped := asked - {stored.id for stored in store.runs(sweep.name)}:
         click.echo(
             f'note: "{sweep.name}" asked for {plural(len(dropped), "run")} that this file does not '
             "name; they are kept, and not in its tables. Another `name:` keeps both sweeps."
@@ -323,6 +326,10 @@ def _train(
         click.echo(f"process {process.pid} on {process.host} trains runs of this store too.")
     wanted = {p.run.id: p for p in chosen}
     runs = [stored for stored in store.runs(found.name) if stored.id in wanted]
+    began_anew = float(os.environ.pop(BEGAN, 0.0))
+    if began_anew:  # what failed meanwhile has had its turn
+        retry_failed = False
+    began_at = began_anew or time.time()
     if retry_failed and store.retry([s.key for s in runs if s.state == "failed"]):
         runs = [stored for stored in store.runs(found.name) if stored.id in wanted]
     open_runs = sum(stored.state in ("pending", "running") for stored in runs)
@@ -337,12 +344,12 @@ def _train(
         settings.plugins,
         address=how.address,
         grace=how.grace,
-        time_limit=how.time_limit,
+        time_limit=how.time_limit and max(0.0, how.time_limit - (time.time() - began_at)),
         lease=how.lease,
         checkpoint_seconds=how.checkpoint_every,
         stays=not how.no_wait,
         silence=how.frozen_after,
-        on_ray_death=_start_anew,
+        on_ray_death=functools.partial(_start_anew, began_at),
     )
     with progress.observer(open_runs) as observer:
         outcome = launch(store, runs, wanted, options, observer)
@@ -360,14 +367,14 @@ def _train(
     return max(_advise(store, found, again), 1 if outcome.held_back else 0)
 
 
-def _start_anew(reason: str, progressed: bool) -> None:
+def _start_anew(began_at: float, reason: str, progressed: bool) -> None:
     """Ray died under the launch: begin again in its place, unless it dies before any progress."""
     starts = 1 if progressed else int(os.environ.get(RAY_STARTS, "0")) + 1
     if starts > MAX_RAY_STARTS:
         click.echo(f"{reason}, {starts} times before any run got further: giving up.", err=True)
         return
     click.echo(f"{reason}: starting anew, going on from the checkpoints.")
-    os.environ[RAY_STARTS] = str(starts)
+    os.environ |= {RAY_STARTS: str(starts), BEGAN: str(began_at)}
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
@@ -406,9 +413,13 @@ def _advise(store: Store, found: Plan, again: str) -> int:
             f"{plural(len(blocked), 'run')} cannot start: what they need is {states[culprit]}; "
             f"see: orch runs show {culprit[:8]}"
         )
-    if not failed and not blocked:
+    stuck = {run.id for run in blocked}
+    left = [r for r in everything if states.get(r.id) == "pending" and r.id not in stuck]
+    if left:
+        click.echo(f"{plural(len(left), 'run')} are still to be trained: {again}")
+    if not failed and not blocked and not left:
         click.echo(f"Read the table with: orch report --sweep {found.name} --table ood")
-    return 1 if failed or blocked else 0
+    return 1 if failed or blocked or left else 0
 
 
 @click.command()

@@ -63,7 +63,8 @@ class Listener:
         self._key = ""
         self._told = ""
         self._all_told = False
-        self._orphaned = False
+        self.orphaned = False
+        """Ray is gone, and with it everyone who would hear of this process."""
         self._parent = os.getppid()
         threading.Thread(target=self._listen, name="bell", daemon=True).start()
 
@@ -74,13 +75,13 @@ class Listener:
     def should_stop(self) -> bool:
         """Whether the attempt shall save where it is and end; asked before every step."""
         told = self._told != "" and self._told == self._key
-        return told or self._all_told or self._orphaned
+        return told or self._all_told or self.orphaned
 
     def _listen(self) -> None:
         import ray
 
         worker = ray.get_runtime_context().get_worker_id()
-        while not self._orphaned:
+        while not self.orphaned:
             time.sleep(LISTEN_SECONDS)
             key = self._key
             try:
@@ -90,6 +91,6 @@ class Listener:
             except Exception:  # its node is lost, or slow: training does not depend on it
                 pass
             # The raylet, our parent, is gone: nobody hears of what comes, so save and end.
-            self._orphaned = os.getppid() != self._parent
+            self.orphaned = os.getppid() != self._parent
         time.sleep(LAST_SECONDS)
         os._exit(1)

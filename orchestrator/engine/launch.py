@@ -25,6 +25,7 @@ from db.records import State, StoredRun
 from db.store import Store
 from orchestrator import durations
 from orchestrator.advice import Family
+from orchestrator.engine.bell import LAST_SECONDS
 from orchestrator.engine.checkout import git_state
 from orchestrator.engine.session import Observer, Session, queue_of
 from orchestrator.engine.watch import SILENCE_SECONDS, Watch, free_bytes, megabytes
@@ -59,6 +60,7 @@ RAY_TRIES = 3
 CONNECT_SECONDS = 5.0
 SPARE_BYTES = 16 << 20
 """That must be free beside checkpoints: logs, and what an estimate leaves out."""
+INTERRUPTED = 130
 RAY_DIED = 1
 """Exit code where Ray died and nobody was there to start it anew."""
 
@@ -193,13 +195,20 @@ def _ray_died(
     reason: str, lease: Lease, dog: Watchdog, session: Session, options: Options, scratch: Path
 ) -> None:
     """Give back what we hold and hand over: nothing can be heard of workers any more."""
-    lease.outcome = "died"
-    lease.__exit__(None, None, None)
-    dog.end_processes()
-    shutil.rmtree(scratch, ignore_errors=True)
-    if options.on_ray_death:
-        options.on_ray_death(reason, session.progressed)
-    os._exit(RAY_DIED)
+    stopped = session.stop.is_set()
+    try:
+        lease.outcome = "paused" if stopped else "died"
+        # Orphans save where they are; a successor beside them might find no memory.
+        dog.end_processes(LAST_SECONDS)
+        lease.__exit__(None, None, None)
+        shutil.rmtree(scratch, ignore_errors=True)
+        if stopped:  # a signal to the whole process group reaches Ray as well
+            print("Stopped, and Ray with it; nothing is lost: launch again to go on.", flush=True)
+            os._exit(INTERRUPTED)
+        if options.on_ray_death:
+            options.on_ray_death(reason, session.progressed)
+    finally:
+        os._exit(RAY_DIED)
 
 
 def _reserve(left: Sequence[StoredRun], folder: Path, slots: int) -> int:
@@ -311,7 +320,12 @@ def _start_ray(options: dict[str, Any]) -> None:
     before = {child.pid for child in descendants(os.getpid())}
     for left in reversed(range(RAY_TRIES)):
         try:
-            ray.init(**options)
+            # Slurm's early warning may go to the whole group, and would end Ray's processes.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+            try:
+                ray.init(**options)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             return
         except Exception as error:  # Ray raises the bare class where its processes are too slow
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -336,12 +350,13 @@ def _slots(left: Sequence[StoredRun], planned: Mapping[str, Planned]) -> int:
 
     wanted = {planned[stored.id].resources for stored in left}
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    whose = "this machine" if len(nodes) == 1 else "the largest node"
     for need in wanted:
         for name, amount in (("CPU", need.cpus), ("GPU", need.gpus)):
             most = max(node.get(name, 0.0) for node in nodes)
             if amount > most:
                 raise EnvironmentProblem(
-                    f"a run asks for {amount:g} {name}s and this machine has {most:g}; "
+                    f"a run asks for {amount:g} {name}s and {whose} has {most:g}; "
                     f"lower `resources.{name.lower()}s` in the sweep file."
                 )
     return max((sum(_fits(need, node) for node in nodes) for need in wanted), default=1)
@@ -365,10 +380,10 @@ def told_to_stop(session: Session) -> Iterator[Told]:
     told = Told()
 
     def handler(number: int, frame: FrameType | None) -> None:
-        if told.name and number != signal.SIGUSR1:
+        if session.stop.is_set() and number != signal.SIGUSR1:
             session.over.set()
             raise KeyboardInterrupt
-        told.name = signal.Signals(number).name
+        told.name = told.name or signal.Signals(number).name
         session.stop.set()
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)

@@ -84,4 +84,7 @@ def clear(folder: Path) -> None:
     """Drop the checkpoints and unfinished files in a run's folder; logs and artifacts stay."""
     for pattern in ("checkpoint-*.pt", "candidate-*.safetensors", ".partial-*"):
         for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:  # the run's outcome is stored; what stays costs space only
+                log.warning("%s stays: %s", path, error)

@@ -105,22 +105,19 @@ class Session:
     families: dict[Family, str] = field(default_factory=dict)
     """(model, method) whose runs fail alike, `*` for any, with the error: none is started."""
     failure: BaseException | None = None
+    progressed: bool = False
+    """Whether this launch has brought any run further."""
     _failed: list[StoredRun] = field(default_factory=list)
     _looked: float = 0.0
     _deaths: Counter[str] = field(default_factory=Counter)
     _reached: dict[str, tuple[int, int]] = field(default_factory=dict)
     _heard: dict[str, int] = field(default_factory=dict)
-    _begun: set[str] = field(default_factory=set)
-    _lost: dict[str, Claim] = field(default_factory=dict)
-    """Claims that were taken from trials that still train."""
+    _begun: dict[str, float] = field(default_factory=dict)
+    _lost: dict[str, tuple[Claim, float]] = field(default_factory=dict)
+    """Claims that were taken from trials that still train, and when that was found."""
 
     def __post_init__(self) -> None:
         self.recorder = Recorder(self.store, self.folders.runs)
-
-    @property
-    def progressed(self) -> bool:
-        """Whether this launch has brought any run further."""
-        return bool(self.states or self._reached)
 
     def startable(self) -> bool:
         """Whether anything that is left may still be trained by this launch."""
@@ -148,7 +145,11 @@ class Session:
         if self.pause or (self.max_claims and len(self.claims) >= self.max_claims):
             return "wait"
         while run_id := self.queue.take(unless=self._in_paused_family):
-            claim = self.store.claim(self.stored[run_id].key, self.owner, self.git)
+            try:
+                claim = self.store.claim(self.stored[run_id].key, self.owner, self.git)
+            except BaseException:
+                self.queue.put_back(run_id)  # asked again, perhaps with the claim kept already
+                raise
             if claim is None:
                 self.elsewhere.add(run_id)
                 continue
@@ -172,6 +173,7 @@ class Session:
     def look_elsewhere(self) -> None:
         """Learn what became of runs that others hold; one that came back is ours to claim."""
         self._looked = time.monotonic()
+        self.store.beat(self.owner)  # whoever asks lives, even if it was frozen until just now
         self.store.recover()
         for run_id, state in self.store.states([*self.elsewhere]).items():
             if state == "running":
@@ -180,6 +182,9 @@ class Session:
             if state in FINAL_STATES:
                 self.queue.settle(run_id, state)
             elif run_id in self.stored and run_id not in self.queue:
+                needs = self.stored[run_id].run.needs
+                for need, now in self.store.states(needs).items():  # one may have been voided
+                    self.queue.settle(need, now)
                 self.queue.put_back(run_id)
 
     def _task(self, claim: Claim) -> Task:
@@ -200,7 +205,7 @@ class Session:
 
     def begun(self, trial: str) -> None:
         """A worker process has taken the trial up."""
-        self._begun.add(trial)
+        self._begun[trial] = time.monotonic()
 
     def message(self, trial: str, number: int, texts: Sequence[str]) -> None:
         """A trial reported events; Tune may deliver a report twice, so they are numbered."""
@@ -213,13 +218,20 @@ class Session:
             self._heard[trial] = place  # after it is kept: a try that failed is repeated
             self.observer.said(claim, event)
             run_id = claim.run.id
-            if (position := _position(event)) > self._reached.get(run_id, (0, 0)):
-                self._reached[run_id] = position
-                self._deaths[run_id] = 0  # it gets somewhere: preempted, not broken
+            self._note_position(run_id, event)
             if isinstance(event, Failed) and state == "failed":
                 self._note_failure(claim, event.error, event.cause)
             if state is not None:
                 self._close(trial, claim, state, getattr(event, "error", None))
+
+    def _note_position(self, run_id: str, event: Event) -> None:
+        position = _position(event)
+        if isinstance(event, Started) and run_id not in self._reached:
+            self._reached[run_id] = position  # where it stood is no progress
+        elif position > self._reached.get(run_id, (0, 0)):
+            self._reached[run_id] = position
+            self._deaths[run_id] = 0  # it gets somewhere: preempted, not broken
+            self.progressed = True
 
     def _note_failure(self, claim: Claim, error: str, cause: Cause) -> None:
         stored = self.stored[claim.run.id]
@@ -251,20 +263,26 @@ class Session:
 
     def _clear_after(self, trial: str) -> None:
         """A trial that had lost its run trains no more; what it wrote since is of no use."""
-        claim = self._lost.pop(trial, None)
-        if claim and self.store.states([claim.run.id])[claim.run.id] in RESULTS:
-            self.recorder.clear(claim.run.id)
+        if lost := self._lost.get(trial):
+            claim, _ = lost
+            state = self.store.states([claim.run.id])[claim.run.id]
+            if state in (*RESULTS, "voided"):
+                self.recorder.clear(claim.run.id)
+            del self._lost[trial]
 
     def _died(self, trial: str, claim: Claim, reason: str) -> None:
         run_id = claim.run.id
-        self._deaths[run_id] += 1
+        deaths = self._deaths[run_id] + 1
         cause: Cause = "out_of_memory" if "OutOfMemory" in reason else "process_death"
-        if self._deaths[run_id] < MAX_DEATHS:
+        # A death is counted when the store has it: what could not be kept is repeated as a whole.
+        if deaths < MAX_DEATHS:
             self.store.release(claim, "died", reason, cause)
+            self._deaths[run_id] = deaths
             self._close(trial, claim, "pending", reason)
             return
         reason += f" ({MAX_DEATHS} times)"
         self.store.fail(claim, reason, "", cause)
+        self._deaths[run_id] = deaths
         self._close(trial, claim, "failed", reason)
 
     def _close(self, trial: str, claim: Claim, state: State, error: str | None) -> None:
@@ -273,13 +291,14 @@ class Session:
             self.queue.put_back(claim.run.id)
         else:
             self.states[state] += 1
+            self.progressed = True
             self.queue.settle(claim.run.id, state)
         self.observer.ended(claim, state, error)
 
     def _let_go(self, trial: str) -> None:
         del self.claims[trial]
         self._heard.pop(trial, None)
-        self._begun.discard(trial)
+        self._begun.pop(trial, None)
 
     # What the watch does
 
@@ -289,6 +308,12 @@ class Session:
             if trial not in self._begun:
                 self.trial_ended(trial, None)
                 log.info("run %s was not begun", claim.run.id)
+
+    def unheard(self, trial: str) -> float:
+        """Seconds since a trial was taken up, where nothing was reported since; else 0."""
+        if trial in self._heard or trial not in self._begun:
+            return 0.0
+        return time.monotonic() - self._begun[trial]
 
     def silence(self, trial: str, seconds: float) -> None:
         """A worker is frozen: its run is to be tried again by another, its process ended."""
@@ -305,7 +330,7 @@ class Session:
             state = self.store.states([claim.run.id])[claim.run.id]
             if self.lane:
                 self.lane.ring([key_of(claim.run.id, claim.fence)])
-            self._lost[trial] = claim
+            self._lost[trial] = (claim, time.monotonic())
             self._let_go(trial)
             if state in FINAL_STATES:
                 self.queue.settle(claim.run.id, state)
@@ -313,7 +338,14 @@ class Session:
                 self.observer.ended(claim, state, "by hand" if by_hand else "by another launch")
             else:
                 self.elsewhere.add(claim.run.id)
-                self.observer.line(f"another launch has taken over {claim.run}")
+                who = "another launch has taken over" if state == "running" else "lease ran out for"
+                self.observer.line(f"{who} {claim.run}")
+
+    def end_lost(self, grace: float) -> None:
+        """End the processes that still train what is ours no more, though told to stop."""
+        for trial, (_, since) in list(self._lost.items()):
+            if self.lane and time.monotonic() - since > grace:
+                self.lane.kill(trial)
 
     def guarded(self, action: Callable[[], Any]) -> Any:
         """Do something on Tune's behalf; a fault ends the launch in order, not inside Tune.

@@ -39,6 +39,7 @@ from worker.events import (
     Event,
     Failed,
     Finished,
+    Paused,
     Progress,
     Shrunk,
     Started,
@@ -242,6 +243,8 @@ def train(config: dict[str, Any]) -> None:
     with captured(log_path(context.folder(run.id), task.fence)):
         log_to(logging.StreamHandler(sys.stderr))
         for events in gathered(attempt(run, context)):
+            if listener.orphaned and isinstance(events[-1], Paused):
+                os._exit(1)  # its state is saved; a report would wait for ever
             _report(number, events)
             number += len(events)
             broken = isinstance(events[-1], Failed)

@@ -36,6 +36,8 @@ class Watch:
     timed_out: bool = False
     _stopping: float | None = None
     _done: dict[str, float] = field(default_factory=dict)
+    _spoke: set[str] = field(default_factory=set)
+    _silent_before: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.session.meanwhile = self._stop_if_told
@@ -85,13 +87,27 @@ class Watch:
             session.over.set()
 
     def _end_silent(self) -> None:
-        if self.session.lane is None:
+        """End processes that said nothing for long, where two looks running find it so.
+
+        One is not enough: after a pause of the whole machine the first answer is an old one.
+        """
+        session = self.session
+        if session.lane is None:
             return
-        silences = self.session.lane.silences()
-        for trial, claim in list(self.session.claims.items()):
-            seconds = silences.get(key_of(claim.run.id, claim.fence), 0.0)
-            if seconds > self.silence:
-                self.session.guarded(functools.partial(self.session.silence, trial, seconds))
+        silences = session.lane.silences()
+        silent = {}
+        for trial, claim in session.claims.items():
+            heard = silences.get(key_of(claim.run.id, claim.fence))
+            if heard is not None:
+                self._spoke.add(trial)
+            elif trial not in self._spoke:  # frozen before its first word
+                heard = session.unheard(trial)
+            if (heard or 0.0) > self.silence:
+                silent[trial] = heard or 0.0
+        for trial in silent.keys() & self._silent_before:
+            session.guarded(functools.partial(session.silence, trial, silent[trial]))
+        self._silent_before = set(silent)
+        session.end_lost(self.grace)
 
     def _watch_disk(self) -> None:
         session, folder = self.session, self.session.folders.runs

@@ -7,11 +7,14 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 LOOK_SECONDS = 1.0
+LIST_SECONDS = 5.0
+"""Between looks at which processes there are: workers come and go."""
 CONNECT_SECONDS = 5.0
 MISSES = 5
 """Looks in a row that must fail before a cluster's head counts as lost."""
@@ -63,6 +66,7 @@ class Watchdog:
         self._vital = [c for c in self._processes if c.name in ("raylet", "gcs_server")]
         self._over = threading.Event()
         self._misses = 0
+        self._listed = time.monotonic()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> Watchdog:
@@ -73,8 +77,12 @@ class Watchdog:
         self._over.set()
         self._thread.join()
 
-    def end_processes(self) -> None:
-        """Kill what is left of a Ray of ours."""
+    def end_processes(self, seconds: float) -> None:
+        """Give a dead Ray's workers so long to save their runs, then kill what is left of it."""
+        before = time.monotonic()
+        workers = [child for child in self._processes if child.name.startswith("ray::Implicit")]
+        while any(map(_lives, workers)) and time.monotonic() - before < seconds:
+            time.sleep(0.1)
         end(self._processes)
 
     def _watch(self) -> None:
@@ -82,6 +90,9 @@ class Watchdog:
             if reason := self._lost():
                 self._bark(reason)
                 return
+            if self._head is None and time.monotonic() - self._listed > LIST_SECONDS:
+                self._listed = time.monotonic()
+                self._processes = descendants(os.getpid())
 
     def _lost(self) -> str | None:
         if self._head is None:
