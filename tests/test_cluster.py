@@ -48,6 +48,7 @@ def in_training(store: str) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_a_node_dies_in_mid_run(tmp_path: Path, cluster: Any) -> None:
     sweep = tmp_path / "nodes.yaml"
     sweep.write_text(SWEEP)

@@ -60,6 +60,7 @@ def wait_for_epochs(store: str, runs: int) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_a_frozen_worker_is_ended_and_its_run_goes_on(folders: tuple[Path, Path, Path]) -> None:
     sweep, whole, cut = folders
     store = str(cut / "orch.db")

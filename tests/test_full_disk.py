@@ -82,6 +82,7 @@ def sweep(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_waited_for(
     tmp_path: Path, sweep: Path, disk: Disk, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

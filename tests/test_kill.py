@@ -63,6 +63,7 @@ def test_the_demo_killed_at_random_moments(tmp_path: Path) -> None:
     under_kills(tmp_path, ROOT / "sweeps" / "demo.yaml", "", [*kills.TARGETS, "driver"], longest=20)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_costs_time_and_nothing_else(tmp_path: Path) -> None:
     sweep = tmp_path / "one.yaml"
     sweep.write_text(kills.TOY_SWEEP.replace("toy_long, toy_slow, toy", "toy_long"))

@@ -35,6 +35,7 @@ def sweep(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_server_stops_and_crashes_in_mid_sweep(
     tmp_path: Path,
     sweep: Path,

@@ -117,6 +117,7 @@ def test_four_of_twelve_are_in_trouble_and_eight_finish(
     assert raised[1].resumed_from == 1, "what it had done before the bug is not done again"
 
 
+@pytest.mark.slow
 def test_three_failures_alike_pause_a_family(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +152,7 @@ def test_three_failures_alike_pause_a_family(
     assert {state for name, state in states_of(store).items() if "raises" in name} == {"done"}
 
 
+@pytest.mark.slow
 def test_runs_are_cancelled_before_and_while_they_train(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -416,7 +416,7 @@ def _advise(store: Store, found: Plan, again: str) -> int:
     stuck = {run.id for run in blocked}
     left = [r for r in everything if states.get(r.id) == "pending" and r.id not in stuck]
     if left:
-        click.echo(f"{plural(len(left), 'run')} are still to be trained: {again}")
+        click.echo(f"Still to be trained: {plural(len(left), 'run')}. Go on with: {again}")
     if not failed and not blocked and not left:
         click.echo(f"Read the table with: orch report --sweep {found.name} --table ood")
     return 1 if failed or blocked or left else 0
