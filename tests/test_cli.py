@@ -195,8 +195,10 @@ def test_a_where_that_matches_nothing(sweep: Path) -> None:
         refused(invoke(command, sweep, "--where", "seed=99"), "matches none of the sweep's 6 runs")
 
 
-def test_another_store_than_sqlite_is_refused_by_plan_too(sweep: Path) -> None:
-    refused(invoke("--store", "mysql://host/db", "plan", sweep), "not in this version")
+def test_another_database_is_refused_by_plan_too(sweep: Path) -> None:
+    result = invoke("--store", "mysql://me:secret@host/db", "plan", sweep)
+    refused(result, '"mysql" is no store', "sqlite:///", "postgresql://")
+    assert "secret" not in result.output
 
 
 def test_make_mini_leaves_what_it_did_not_make(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ def states(folder: Path) -> dict[str, str]:
     return {s.run.model: s.state for s in Reader.open(str(folder / "orch.db")).runs()}
 
 
+@pytest.mark.slow
 def test_each_outcome_is_told_apart_and_the_rest_goes_on(
     tmp_path: Path, orch: Orch, monkeypatch: pytest.MonkeyPatch
 ) -> None:

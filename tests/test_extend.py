@@ -424,6 +424,7 @@ def test_added_runs_survive_a_launch_of_the_same_file(store: Store, tmp_path: Pa
     assert would_train(tmp_path, tmp_path / "t.yaml") == set()
 
 
+@pytest.mark.slow
 def test_from_launch_to_a_moved_edge(orch: Orch, tmp_path: Path) -> None:
     """Real runs, at rates too low to change a prediction: all are as good, and the lowest wins."""
     path = written(tmp_path / "s.yaml", learning_rates="[1e-9, 3e-9, 1e-8]", seeds="[0]")

@@ -83,6 +83,7 @@ def poll(store: Path, over: threading.Event, faults: list[BaseException]) -> int
     return times
 
 
+@pytest.mark.slow
 def test_ten_readers_lock_nobody_out(
     tmp_path: Path, sweep: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
