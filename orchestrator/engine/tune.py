@@ -115,14 +115,18 @@ class StoreCallback(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's function returned, or Tune stopped it."""
-        session = SESSIONS[self.session]
         trial.last_result.pop(MESSAGES, None)  # Tune keeps it, and writes it out at the end
-        session.guarded(lambda: session.trial_ended(trial.trial_id, None))
+        self._ended(trial, None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's process died."""
+        self._ended(trial, _why(trial))
+
+    def _ended(self, trial: Any, error: str | None) -> None:
         session = SESSIONS[self.session]
-        session.guarded(lambda: session.trial_ended(trial.trial_id, _why(trial)))
+        session.guarded(lambda: session.trial_ended(trial.trial_id, error))
+        if isinstance(session.lane, RayLane):
+            session.lane.actors.pop(trial.trial_id, None)
 
 
 def _why(trial: Any) -> str:
