@@ -147,19 +147,17 @@ def test_a_signal_stops_in_order_within_a_step(
     path = write(tmp_path, "toy_long", "0.1, 0.2, 0.3")
     command = [sys.executable, "-u", "-m", "orchestrator", "--plugin", str(TOYS)]
     with subprocess.Popen(
-        [*command, "launch", str(path), "--max-concurrent", "1"], cwd=tmp_path, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        [*command, "launch", str(path), "--max-concurrent", "1", "--grace", "1h"], cwd=tmp_path,
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
     ) as launch:  # fmt: skip
         logs: list[Path] = []
         while not any("epoch 0/" in log.read_text() for log in logs):
             logs = [*tmp_path.glob("runs/*/attempt-1.log")]
         time.sleep(1.2)
         launch.send_signal(number)
-        told = time.monotonic()
         assert launch.stdout is not None
         rest = launch.stdout.read()
     assert launch.returncode == 130, rest
-    assert time.monotonic() - told < 25
     assert re.search(rf"Stopped by {number.name}; nothing is lost. Go on with: orch launch", rest)
     assert ("Slurm job 77" in rest) == (number == signal.SIGUSR1)
     paused = re.search(r"paused after epoch (\d+) and (\d+) steps", logs[0].read_text())

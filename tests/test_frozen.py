@@ -64,7 +64,7 @@ def wait_for_epochs(store: str, runs: int) -> None:
 def test_a_frozen_worker_is_ended_and_its_run_goes_on(folders: tuple[Path, Path, Path]) -> None:
     sweep, whole, cut = folders
     store = str(cut / "orch.db")
-    with launched(cut, sweep, "--frozen-after", "4s", "--max-concurrent", "1") as driver:
+    with launched(cut, sweep, "--frozen-after", "10s", "--max-concurrent", "1") as driver:
         wait_for_epochs(store, 1)
         worker = next(pid for pid, name in below(driver.pid) if is_target(name, "worker"))
         os.kill(worker, signal.SIGSTOP)
