@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections import Counter
@@ -115,6 +116,8 @@ def launch(
     Raises what went wrong with the store or Ray, after giving back every claim.
     """
     began = time.monotonic()
+    # Before any other thread or process: see `told_to_stop`.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     left = [stored for stored in runs if stored.state in ("pending", "running")]
     with (
         Lease(store, ttl=options.lease) as lease,
@@ -320,12 +323,7 @@ def _start_ray(options: dict[str, Any]) -> None:
     before = {child.pid for child in descendants(os.getpid())}
     for left in reversed(range(RAY_TRIES)):
         try:
-            # Slurm's early warning may go to the whole group, and would end Ray's processes.
-            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
-            try:
-                ray.init(**options)
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            ray.init(**options)
             return
         except Exception as error:  # Ray raises the bare class where its processes are too slow
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -386,11 +384,22 @@ def told_to_stop(session: Session) -> Iterator[Told]:
         told.name = told.name or signal.Signals(number).name
         session.stop.set()
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    def wait_for_warning() -> None:
+        # Blocked in every thread and waited for: Tune sets a handler of its own for this one.
+        while not ended.is_set():
+            if signal.sigtimedwait({signal.SIGUSR1}, 0.5):
+                handler(signal.SIGUSR1, None)
+
+    ended = threading.Event()
+    waiting = threading.Thread(target=wait_for_warning, name="signals", daemon=True)
+    waiting.start()
+    numbers = (signal.SIGINT, signal.SIGTERM)
     before: dict[int, Any] = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield told
     finally:
+        ended.set()
+        waiting.join()
         for number, previous in before.items():
             signal.signal(number, previous)
 
