@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from db.engines import among, now
 from db.owners import Process, is_dead, this_process
 from db.reading import ARTIFACTS, ATTEMPTS, DEPENDENCIES, OWNERS, RUNS
-from db.records import Claim, Run
+from db.records import KEPT_NAMES, Claim, Run
 from db.writing import Writer
 
 
@@ -202,7 +202,9 @@ _ATTEMPT = sa.insert(ATTEMPTS).values(
 _NEEDED = (
     sa.select(_needed.c.state, ARTIFACTS.c.sha256)
     .join_from(DEPENDENCIES, _needed, _needed.c.key == DEPENDENCIES.c.needs_key)
-    .outerjoin(ARTIFACTS, ARTIFACTS.c.run_key == _needed.c.key)
+    .outerjoin(
+        ARTIFACTS, (ARTIFACTS.c.run_key == _needed.c.key) & ARTIFACTS.c.name.not_in(KEPT_NAMES)
+    )
     .where(DEPENDENCIES.c.run_key == sa.bindparam("run"))
     .with_for_update(read=True, of=_needed)
 )

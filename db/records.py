@@ -201,6 +201,10 @@ class EpochRecord:
         return cls(**{**values, "metrics": tuple(Metric(**m) for m in values["metrics"])})
 
 
+KEPT_NAMES = ("best", "last")
+"""Artifacts that a sweep asked a run to keep (`keep:`); other runs start from none of them."""
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A file that a run leaves for others; `path` is relative to the runs folder."""

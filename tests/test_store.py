@@ -268,7 +268,8 @@ def test_weights_must_be_those_that_were_recorded(store: Store) -> None:
     owner = store.enlist()
     claim = store.claim(store.find_run(needed.id).key, owner)
     assert claim is not None
-    store.finish(claim, a_history(needed), [Artifact("weights", "x", "sha-of-weights", 1)])
+    left = [Artifact(n, "x", f"sha-of-{n}", 1) for n in ("best", "last", "weights")]
+    store.finish(claim, a_history(needed), left)
     dependent = store.claim(store.find_run(wanted.id).key, owner)
     assert dependent is not None
     assert dependent.weights_sha256 == "sha-of-weights"
