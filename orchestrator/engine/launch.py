@@ -385,10 +385,10 @@ def told_to_stop(session: Session) -> Iterator[Told]:
         session.stop.set()
 
     def wait_for_warning() -> None:
-        # Blocked in every thread and waited for: Tune sets a handler of its own for this one.
-        while not ended.is_set():
-            if signal.sigtimedwait({signal.SIGUSR1}, 0.5):
-                handler(signal.SIGUSR1, None)
+        # Blocked in every thread and waited for: Tune sets a handler of its own for this one. Not
+        # by sigtimedwait, which returns rubbish after a SIGCONT (CPython does not look at EINTR).
+        while signal.sigwait({signal.SIGUSR1}) and not ended.is_set():
+            handler(signal.SIGUSR1, None)
 
     ended = threading.Event()
     waiting = threading.Thread(target=wait_for_warning, name="signals", daemon=True)
@@ -399,6 +399,8 @@ def told_to_stop(session: Session) -> Iterator[Told]:
         yield told
     finally:
         ended.set()
+        assert waiting.ident is not None, "started above"
+        signal.pthread_kill(waiting.ident, signal.SIGUSR1)
         waiting.join()
         for number, previous in before.items():
             signal.signal(number, previous)
