@@ -14,7 +14,17 @@ from db import schema
 from db.connect import open_engine
 from db.engines import among, now, place_of, reading, translated
 from db.errors import NotFound
-from db.records import Attempt, EpochRecord, Metric, Run, State, StoredRun, SweepInfo, Void
+from db.records import (
+    Attempt,
+    EpochRecord,
+    Metric,
+    Run,
+    RunBrief,
+    State,
+    StoredRun,
+    SweepInfo,
+    Void,
+)
 
 RUNS = cast("sa.Table", schema.RunRow.__table__)
 SWEEPS = cast("sa.Table", schema.Sweep.__table__)
@@ -109,6 +119,33 @@ class Reader:
             .where(SWEEPS.c.name == sweep)
             .order_by(SWEEP_RUNS.c.position)
         )
+
+    def briefs(self, sweep: str | None = None) -> list[RunBrief]:
+        """The runs that a sweep asks for (all sweeps: None), without what only those need."""
+        query = sa.select(*(RUNS.c[name] for name in RunBrief._fields))
+        if sweep is None:
+            asked = sa.exists().where(SWEEP_RUNS.c.run_key == RUNS.c.key, SWEEP_RUNS.c.requested)
+            query = query.where(asked).order_by(RUNS.c.key)
+        else:
+            self.sweep(sweep)
+            query = (
+                query.join(SWEEP_RUNS, SWEEP_RUNS.c.run_key == RUNS.c.key)
+                .join(SWEEPS, SWEEPS.c.id == SWEEP_RUNS.c.sweep_id)
+                .where(SWEEPS.c.name == sweep, SWEEP_RUNS.c.requested)
+                .order_by(SWEEP_RUNS.c.position)
+            )
+        with self.read() as connection:
+            return [RunBrief._make(row) for row in connection.execute(query)]
+
+    def contents(self, run_keys: Sequence[int]) -> dict[int, Run]:
+        """The whole identity of runs, by key."""
+        query = sa.select(RUNS.c.key, RUNS.c.content, RUNS.c.id, RUNS.c.variant)
+        with self.read() as connection:
+            rows = connection.execute(query.where(among(RUNS.c.key, "keys")), {"keys": run_keys})
+            return {
+                key: Run.from_content(json.loads(content), id=run_id, variant=variant)
+                for key, content, run_id, variant in rows
+            }
 
     def find_run(self, prefix: str) -> StoredRun:
         """The run whose id starts with `prefix`; raises `NotFound` for none or several."""

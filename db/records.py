@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 State = Literal["pending", "running", "done", "diverged", "failed", "cancelled", "voided"]
 RESULTS: tuple[State, ...] = ("done", "diverged")
@@ -123,6 +123,11 @@ class Run:
     def spelled(self) -> str:
         """The content as canonical JSON, which is what the id is a hash of."""
         return canonical_json(self.content())
+
+    @property
+    def spelled_hyperparameters(self) -> str:
+        """The tuned values as canonical JSON, `{}` where nothing is tuned."""
+        return canonical_json(dict(self.hyperparameters)) if self.hyperparameters else "{}"
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -271,6 +276,44 @@ class StoredRun:
     def id(self) -> str:
         """The run's id."""
         return self.run.id
+
+    @property
+    def brief(self) -> RunBrief:
+        """What selection needs of it."""
+        run = self.run
+        return RunBrief(
+            self.key, run.id, run.kind, run.model, run.dataset, run.method, run.learning_rate,
+            run.spelled_hyperparameters, run.seed, run.variant, run.epochs, self.state,
+            self.data_fingerprint, self.weights_sha256,
+        )  # fmt: skip
+
+
+class RunBrief(NamedTuple):
+    """What choosing and tabulating need of a run: the columns of the store, no more.
+
+    A hundred thousand of them are read in a fraction of the time that as many `StoredRun` take.
+    """
+
+    key: int
+    id: str
+    kind: str
+    model: str
+    dataset: str
+    method: str
+    learning_rate: float
+    hyperparameters: str
+    """As canonical JSON, `{}` where nothing is tuned."""
+    seed: int
+    variant: str
+    epochs: int
+    state: State
+    data_fingerprint: str | None
+    weights_sha256: str | None
+
+    @property
+    def cell(self) -> tuple[str, str, str]:
+        """Model, dataset, method."""
+        return self.model, self.dataset, self.method
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from db.engines import among
 from db.errors import StoreError
 from db.reading import DEPENDENCIES, RUNS, SWEEP_RUNS, SWEEPS
-from db.records import Run, canonical_json, digest
+from db.records import Run, digest
 from db.writing import Writer, insert_all, insert_new
 
 # Held while runs are registered in a PostgreSQL database; the number means nothing.
@@ -150,10 +150,9 @@ _RUN_COLUMNS = (
 
 
 def _run_row(run: Run) -> tuple[object, ...]:
-    hyperparameters = canonical_json(dict(run.hyperparameters)) if run.hyperparameters else "{}"
     return (
-        run.id, run.kind, run.model, run.dataset, run.method, run.learning_rate, hyperparameters,
-        run.seed, run.variant, run.epochs, run.spelled, "pending", 0,
+        run.id, run.kind, run.model, run.dataset, run.method, run.learning_rate,
+        run.spelled_hyperparameters, run.seed, run.variant, run.epochs, run.spelled, "pending", 0,
     )  # fmt: skip
 
 

@@ -13,18 +13,22 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import sqlalchemy as sa
 
 from db.engines import among
 from db.errors import ReportError
 from db.reading import METRICS, RUNS, Reader
-from db.records import ADDED_LATER, CELL, CHOSEN_OVER, RESULTS, StoredRun
+from db.records import ADDED_LATER, CELL, CHOSEN_OVER, RESULTS, RunBrief
 
 SELECTION_SPLIT = "id"
 Z90 = 1.645
 Key = tuple[str, str, str]
+"""Model, dataset, method."""
+Rule = Literal["id_val", "last", "ood-oracle", "id_test"]
+"""By what the epoch and the rate are chosen; `id_val` is the protocol's."""
+RULES: tuple[Rule, ...] = get_args(Rule)
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,22 @@ class Cell:
     """A chosen run's loss stopped being finite; its epochs before that compete."""
     runs: tuple[str, ...] = ()
     """Ids of the chosen rate's runs, one a seed."""
+    rule: Rule = "id_val"
+    hyperparameters: str = "{}"
+    """Tuned values that were chosen with the rate, as canonical JSON."""
+    score: float | None = None
+    """What the rate was chosen by: the mean over seeds of the best epoch's score, in percent."""
+    epochs: tuple[int, ...] = ()
+    """The chosen epoch of each of `runs`."""
+    values: tuple[float, ...] = ()
+    """The value of each of `runs`, in percent, unrounded."""
+    seeds: int = 0
+    """Seeds that `value` is the mean over."""
+    seeds_expected: int = 0
+    """Seeds that the chosen rate was asked for; of the rate with the most, where none is chosen."""
+    rates: int = 0
+    """Rates (with their hyperparameters) that competed."""
+    rates_expected: int = 0
 
     @property
     def partial(self) -> bool:
@@ -70,26 +90,35 @@ class _Chosen:
     value: float
 
 
-def cells(reader: Reader, runs: Sequence[StoredRun], split: str) -> dict[Key, Cell]:
+def cells(
+    reader: Reader,
+    runs: Sequence[RunBrief],
+    split: str,
+    rule: Rule = "id_val",
+    *,
+    partial: bool = False,
+) -> dict[Key, Cell]:
     """Every cell of `runs` with its `split` metric at the selected rate and epochs.
 
-    Raises `ReportError` where runs of one cell differ in more than what is chosen over.
+    With `partial` a rate may be chosen that lacks seeds. Raises `ReportError` where runs of one
+    cell differ in more than what is chosen over.
     """
-    by_cell: dict[Key, list[StoredRun]] = {}
-    for stored in runs:
-        run = stored.run
-        by_cell.setdefault((run.model, run.dataset, run.method), []).append(stored)
-    _refuse_mixtures(by_cell)
-    chosen = _select(reader, runs, split)
+    assert rule == "id_val"
+    assert not partial
+    by_cell: dict[Key, list[RunBrief]] = {}
+    for run in runs:
+        by_cell.setdefault(run.cell, []).append(run)
+    _refuse_mixtures(reader, by_cell)
+    chosen = _chosen(reader, runs, split)
     return {key: _cell(key, members, chosen.get(key, [])) for key, members in by_cell.items()}
 
 
-def _refuse_mixtures(by_cell: dict[Key, list[StoredRun]]) -> None:
+def _refuse_mixtures(reader: Reader, by_cell: dict[Key, list[RunBrief]]) -> None:
     for key, members in by_cell.items():
-        variants = {stored.run.variant: stored.run.content() for stored in members}
+        variants = {run.variant: run.key for run in members}
         if len(variants) == 1:
             continue
-        contents = list(variants.values())
+        contents = [run.content() for run in reader.contents([*variants.values()]).values()]
         # A later field is left out of a content where it is neutral (`ADDED_LATER`).
         names = dict.fromkeys(name for content in contents for name in content)
         spelled = {
@@ -111,7 +140,7 @@ def _spelled(value: object) -> str:
     return "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _cell(key: Key, members: list[StoredRun], chosen: list[_Chosen]) -> Cell:
+def _cell(key: Key, members: list[RunBrief], chosen: list[_Chosen]) -> Cell:
     final = [stored for stored in members if stored.state in RESULTS]
     model, dataset, method = key
     metric = chosen[0].metric if chosen else ""
@@ -132,7 +161,7 @@ def _cell(key: Key, members: list[StoredRun], chosen: list[_Chosen]) -> Cell:
         value=math.fsum(values) / len(values),
         ci90=Z90 * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None,
         learning_rate=rate,
-        edge=_edge(rate, {stored.run.learning_rate for stored in members}),
+        edge=_edge(rate, {stored.learning_rate for stored in members}),
         diverged=any(stored.state == "diverged" for stored in selected),
         runs=tuple(stored.id for stored in selected),
     )
@@ -145,7 +174,7 @@ def _edge(rate: float, tried: Iterable[float]) -> str:
     return {rates[0]: "low", rates[-1]: "high"}.get(rate, "")
 
 
-def _select(reader: Reader, runs: Sequence[StoredRun], split: str) -> dict[Key, list[_Chosen]]:
+def _chosen(reader: Reader, runs: Sequence[RunBrief], split: str) -> dict[Key, list[_Chosen]]:
     """The chosen rate's runs of each cell, one row a seed, with the `split` metric."""
     query = selection(runs, split)
     found: dict[Key, list[_Chosen]] = {}
@@ -158,7 +187,7 @@ def _select(reader: Reader, runs: Sequence[StoredRun], split: str) -> dict[Key, 
 _RATE = ("learning_rate", "hyperparameters")
 
 
-def selection(runs: Sequence[StoredRun], split: str) -> sa.Select[Any]:
+def selection(runs: Sequence[RunBrief], split: str) -> sa.Select[Any]:
     """The selection as one statement.
 
     1. `scored`: the epochs of final runs, ranked by the selection metric.

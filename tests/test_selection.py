@@ -116,7 +116,7 @@ class Shelf:
 
     def cells(self, name: str, split: str = "ood") -> dict[Key, Cell]:
         """The cells of a sweep."""
-        return select.cells(self.store, self.store.runs(name), split)
+        return select.cells(self.store, self.store.briefs(name), split)
 
 
 def _with(run: Run, **changes: Any) -> Run:
@@ -469,7 +469,7 @@ def test_two_variants_in_a_cell_are_refused_by_the_name_of_the_field(
     register(store, RUN, _with(RUN, **{field: OTHER[field]}))
 
     with pytest.raises(ReportError, match="2 variants") as caught:
-        select.cells(store, store.runs(), "ood")
+        select.cells(store, store.briefs(), "ood")
 
     message = str(caught.value)
     assert "tiny_vit digits sgd" in message
@@ -482,13 +482,13 @@ def test_two_variants_in_a_cell_are_refused_by_the_name_of_the_field(
 def test_variants_in_different_cells_are_no_mixture(store: Store) -> None:
     register(store, RUN, _with(RUN, method="adamw", weight_decay=0.01, batch_size=64))
 
-    assert len(select.cells(store, store.runs(), "ood")) == 2
+    assert len(select.cells(store, store.briefs(), "ood")) == 2
 
 
 def test_rates_and_seeds_are_no_variants(store: Store) -> None:
     register(store, RUN, _with(RUN, seed=1), _with(RUN, learning_rate=1e-2))
 
-    assert len(select.cells(store, store.runs(), "ood")) == 1
+    assert len(select.cells(store, store.briefs(), "ood")) == 1
 
 
 def test_the_report_names_two_variants_and_where_chooses_one(store: Store, store_url: str) -> None:
@@ -509,5 +509,5 @@ def test_reading_is_enough_to_select(shelf: Shelf) -> None:
     name, stored = shelf.put([Made(RUN, "done", (0, 16, 16), (0, 16, 32))])
     reader = Reader.open(shelf.url)
 
-    compare(select.cells(reader, reader.runs(name), "ood"), stored, "ood")
+    compare(select.cells(reader, reader.briefs(name), "ood"), stored, "ood")
     reader.engine.dispose()

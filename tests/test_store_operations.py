@@ -109,7 +109,7 @@ def test_a_voided_run_counts_as_missing(store: Store) -> None:
     trained(store, runs[2], value=0.5)
 
     def cell() -> select.Cell:
-        (found,) = select.cells(store, store.runs("sweep"), "ood").values()
+        (found,) = select.cells(store, store.briefs("sweep"), "ood").values()
         return found
 
     assert cell().learning_rate == 0.1

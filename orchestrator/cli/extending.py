@@ -83,7 +83,7 @@ def found(reader: Reader, name: str, steps: int) -> list[Growth]:
 
     grown = []
     for runs in growing.partitions(reader.runs(name)):
-        cells = select.cells(reader, runs, select.SELECTION_SPLIT)
+        cells = select.cells(reader, [one.brief for one in runs], select.SELECTION_SPLIT)
         grown += growing.extensions(runs, cells.values(), steps)
     return grown
 

@@ -14,7 +14,6 @@ import click
 from db.errors import EnvironmentProblem
 from orchestrator import where
 from orchestrator.cli import Settings
-from orchestrator.planning import on_miniature
 from worker.data import DATASETS
 from worker.methods import METHODS
 from worker.models import MODELS
@@ -62,21 +61,21 @@ def report(
       orch report --table id --sweep demo --format markdown -o table.md
     """
     from db.reading import Reader
-    from reports import render, select, tables
+    from reports import render, tables
+    from reports.study import Study
 
     wanted = where.parse(conditions)
     declared = [tables.find(name) for name in names]
-    reader = Reader.open(settings.store)
-    runs = [
-        stored
-        for stored in reader.runs(sweep)
-        if stored.requested and stored.run.kind == "finetune" and wanted.matches(stored.run)
-    ]
-    stand_ins = {stored.run.dataset for stored in runs if on_miniature(stored)}
+    study = Study(
+        Reader.open(settings.store),
+        sweep,
+        matches=(lambda stored: wanted.matches(stored.run)) if conditions else None,
+    )
+    stand_ins = {name for name in study.miniature if DATASETS[name].images}
     for dataset in sorted(stand_ins):
         click.echo(f"note: runs of {dataset} had miniature data, not the real one.", err=True)
     shown = labels(stand_ins)
-    built = [tables.build(one, select.cells(reader, runs, one.split), shown) for one in declared]
+    built = [tables.build(one, study.cells(one.split), shown) for one in declared]
     colour = output is None and sys.stdout.isatty()
     _write(render.render(built, style, colour=colour), output)
 
