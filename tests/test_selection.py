@@ -423,7 +423,7 @@ def test_only_the_runs_that_are_asked_about_count(shelf: Shelf) -> None:
         Made(_with(RUN, learning_rate=1e-3), "done", (0, 10, 30), (0, 5, 9)),
     ]
     name, _ = shelf.put(made)
-    runs = [r for r in shelf.store.runs(name) if r.run.learning_rate == 1e-4]
+    runs = [r for r in shelf.store.briefs(name) if r.learning_rate == 1e-4]
 
     (cell,) = select.cells(shelf.store, runs, "ood").values()
 
