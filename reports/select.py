@@ -1,19 +1,22 @@
 """Which run and epoch stand for a cell, decided by in-distribution validation alone.
 
 PROTOCOL section 4: a run's score is its best epoch by the `id` metric (first on ties, epoch 0 never
-counts); the mean over seeds of that score chooses the learning rate (the smallest on ties); then
-every other metric is read at those epochs and averaged over seeds.
+counts); the mean over seeds of that score chooses the learning rate (the smallest on ties) with the
+hyperparameters tuned beside it; then every other metric is read at those epochs and averaged over
+seeds. Other rules put another epoch, or another split, in the place of the first step (`Rule`).
 
-The choice is made by window functions, the same on every engine, over no split but `id`.
+The choice is made by window functions, the same on every engine. It looks at one split, and at no
+other: what a table shows is read afterwards, at the epochs that were chosen.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import sqlalchemy as sa
 
@@ -26,9 +29,23 @@ SELECTION_SPLIT = "id"
 Z90 = 1.645
 Key = tuple[str, str, str]
 """Model, dataset, method."""
+RateKey = tuple[float, str]
+"""A learning rate and the hyperparameters tuned with it, as canonical JSON."""
 Rule = Literal["id_val", "last", "ood-oracle", "id_test"]
-"""By what the epoch and the rate are chosen; `id_val` is the protocol's."""
+"""By what the epoch and the rate are chosen.
+
+`id_val`: the best epoch by the `id` split, the protocol's. `last`: the last epoch, and the rate by
+`id` there. `ood-oracle`: the best epoch by the `ood` split itself, which no honest choice can see.
+`id_test`: the best epoch by that split, where it was evaluated.
+"""
 RULES: tuple[Rule, ...] = get_args(Rule)
+SCORED_BY: Mapping[Rule, str] = {
+    "id_val": SELECTION_SPLIT,
+    "last": SELECTION_SPLIT,
+    "ood-oracle": "ood",
+    "id_test": "id_test",
+}
+"""The one split that a rule looks at."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +82,7 @@ class Cell:
     epochs: tuple[int, ...] = ()
     """The chosen epoch of each of `runs`."""
     values: tuple[float, ...] = ()
-    """The value of each of `runs`, in percent, unrounded."""
+    """The value of each of `runs`, in percent, unrounded; empty where `value` is None."""
     seeds: int = 0
     """Seeds that `value` is the mean over."""
     seeds_expected: int = 0
@@ -73,6 +90,8 @@ class Cell:
     rates: int = 0
     """Rates (with their hyperparameters) that competed."""
     rates_expected: int = 0
+    reason: str = ""
+    """Why there is no value, where there is none: half a sentence to print."""
 
     @property
     def partial(self) -> bool:
@@ -80,14 +99,22 @@ class Cell:
         return self.n < self.expected
 
 
-@dataclass(frozen=True)
-class _Chosen:
-    """A row of the selection: one seed of a cell's chosen rate."""
+class Best(NamedTuple):
+    """The epoch that stands for a run, and its score there as a fraction."""
 
     run_key: int
-    learning_rate: float
-    metric: str
-    value: float
+    epoch: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The rate that stands for a cell."""
+
+    best: tuple[Best, ...]
+    """Its runs that have a score, in the order of their seeds."""
+    competed: int
+    """Rates that had a score from every seed; with `partial`, from any."""
 
 
 def cells(
@@ -103,19 +130,44 @@ def cells(
     With `partial` a rate may be chosen that lacks seeds. Raises `ReportError` where runs of one
     cell differ in more than what is chosen over.
     """
-    assert rule == "id_val"
-    assert not partial
-    by_cell: dict[Key, list[RunBrief]] = {}
+    members = by_cell(runs)
+    chosen = choices(reader, members, rule, partial=partial)
+    return read(reader, members, chosen, split, rule)
+
+
+def by_cell(runs: Iterable[RunBrief]) -> dict[Key, tuple[RunBrief, ...]]:
+    """The runs of each cell, in their order."""
+    found: dict[Key, list[RunBrief]] = {}
     for run in runs:
-        by_cell.setdefault(run.cell, []).append(run)
-    _refuse_mixtures(reader, by_cell)
-    chosen = _chosen(reader, runs, split)
-    return {key: _cell(key, members, chosen.get(key, [])) for key, members in by_cell.items()}
+        found.setdefault(run.cell, []).append(run)
+    return {key: tuple(members) for key, members in found.items()}
 
 
-def _refuse_mixtures(reader: Reader, by_cell: dict[Key, list[RunBrief]]) -> None:
-    for key, members in by_cell.items():
-        variants = {run.variant: run.key for run in members}
+def choices(
+    reader: Reader,
+    members: Mapping[Key, Sequence[RunBrief]],
+    rule: Rule = "id_val",
+    *,
+    partial: bool = False,
+) -> dict[Key, Choice]:
+    """The chosen rate of each cell that has one; raises `ReportError` where variants mix."""
+    refuse_mixtures(reader, members)
+    keys = [run.key for runs in members.values() for run in runs]
+    found: dict[Key, list[Best]] = {}
+    competed: dict[Key, int] = {}
+    with reader.read() as connection:
+        for row in connection.execute(selection(keys, rule, partial=partial)):
+            model, dataset, method, run_key, epoch, score, rates = row
+            key = (model, dataset, method)
+            found.setdefault(key, []).append(Best(run_key, epoch, score))
+            competed[key] = rates
+    return {key: Choice(tuple(best), competed[key]) for key, best in found.items()}
+
+
+def refuse_mixtures(reader: Reader, members: Mapping[Key, Sequence[RunBrief]]) -> None:
+    """Raise `ReportError` where a cell has runs of two variants, with what they differ in."""
+    for key, runs in members.items():
+        variants = {run.variant: run.key for run in runs}
         if len(variants) == 1:
             continue
         contents = [run.content() for run in reader.contents([*variants.values()]).values()]
@@ -140,31 +192,100 @@ def _spelled(value: object) -> str:
     return "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _cell(key: Key, members: list[RunBrief], chosen: list[_Chosen]) -> Cell:
-    final = [stored for stored in members if stored.state in RESULTS]
-    model, dataset, method = key
-    metric = chosen[0].metric if chosen else ""
-    empty = Cell(model, dataset, method, metric, n=len(final), expected=len(members))
-    if not chosen:
-        return empty
-    values = [100 * one.value for one in chosen]
-    by_key = {stored.key: stored for stored in members}
-    selected = [by_key[one.run_key] for one in chosen]
-    rate = chosen[0].learning_rate
+def read(
+    reader: Reader,
+    members: Mapping[Key, Sequence[RunBrief]],
+    chosen: Mapping[Key, Choice],
+    split: str,
+    rule: Rule,
+) -> dict[Key, Cell]:
+    """Every cell with the `split` metric of its chosen runs at their chosen epochs."""
+    found = values(reader, (best for choice in chosen.values() for best in choice.best), split)
+    missing = [key for key in members if key not in chosen]
+    scored = {
+        best.run_key
+        for best in best_epochs(reader, [run.key for key in missing for run in members[key]], rule)
+    }
+    return {
+        key: _cell(key, runs, chosen[key], split, rule, found)
+        if key in chosen
+        else _empty(key, runs, rule, any(run.key in scored for run in runs))
+        for key, runs in members.items()
+    }
+
+
+def _empty(key: Key, members: Sequence[RunBrief], rule: Rule, scored: bool) -> Cell:
+    """A cell in which no rate was chosen, and why."""
+    states = Counter(run.state for run in members)
+    final = sum(states[state] for state in RESULTS)
+    if not final:
+        told = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
+        reason = f"no run is finished ({told})"
+    elif scored:
+        reason = "no rate has a score from every seed"
+    else:
+        reason = f"no finished run has a value of the split {SCORED_BY[rule]}"
+    seeds = Counter((run.learning_rate, run.hyperparameters) for run in members)
     return Cell(
-        model,
-        dataset,
-        method,
-        metric,
-        n=empty.n,
-        expected=empty.expected,
-        value=math.fsum(values) / len(values),
-        ci90=Z90 * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None,
-        learning_rate=rate,
-        edge=_edge(rate, {stored.learning_rate for stored in members}),
-        diverged=any(stored.state == "diverged" for stored in selected),
-        runs=tuple(stored.id for stored in selected),
+        *key,
+        metric="",
+        n=final,
+        expected=len(members),
+        rule=rule,
+        seeds_expected=max(seeds.values()),
+        rates_expected=len(seeds),
+        reason=reason,
     )
+
+
+def _cell(
+    key: Key,
+    members: Sequence[RunBrief],
+    choice: Choice,
+    split: str,
+    rule: Rule,
+    found: Mapping[int, tuple[str, float]],
+) -> Cell:
+    by_key = {run.key: run for run in members}
+    one = by_key[choice.best[0].run_key]
+    rate = (one.learning_rate, one.hyperparameters)
+    seeds = Counter((run.learning_rate, run.hyperparameters) for run in members)
+    shown = [best for best in choice.best if best.run_key in found]
+    whole = len(shown) == len(choice.best)
+    shares = [100 * found[best.run_key][1] for best in shown] if whole else []
+    selected = [by_key[best.run_key] for best in choice.best]
+    return Cell(
+        *key,
+        metric=found[shown[0].run_key][0] if shown else "",
+        n=sum(run.state in RESULTS for run in members),
+        expected=len(members),
+        value=mean(shares) if shares else None,
+        ci90=interval(shares),
+        learning_rate=one.learning_rate,
+        edge=_edge(one.learning_rate, {run.learning_rate for run in members}),
+        diverged=any(run.state == "diverged" for run in selected),
+        runs=tuple(run.id for run in selected),
+        rule=rule,
+        hyperparameters=one.hyperparameters,
+        score=100 * mean([best.score for best in choice.best]),
+        epochs=tuple(best.epoch for best in choice.best),
+        values=tuple(shares),
+        seeds=len(shares),
+        seeds_expected=seeds[rate],
+        rates=choice.competed,
+        rates_expected=len(seeds),
+        reason="" if shares else f"the split {split} has no value at a chosen epoch",
+    )
+
+
+def mean(shares: Sequence[float]) -> float:
+    """The plain mean."""
+    return math.fsum(shares) / len(shares)
+
+
+def interval(shares: Sequence[float]) -> float | None:
+    """Half-width of the 90% interval, 1.645·s/√n with n − 1 in s; None for fewer than two."""
+    return Z90 * statistics.stdev(shares) / math.sqrt(len(shares)) if len(shares) > 1 else None
 
 
 def _edge(rate: float, tried: Iterable[float]) -> str:
@@ -174,71 +295,89 @@ def _edge(rate: float, tried: Iterable[float]) -> str:
     return {rates[0]: "low", rates[-1]: "high"}.get(rate, "")
 
 
-def _chosen(reader: Reader, runs: Sequence[RunBrief], split: str) -> dict[Key, list[_Chosen]]:
-    """The chosen rate's runs of each cell, one row a seed, with the `split` metric."""
-    query = selection(runs, split)
-    found: dict[Key, list[_Chosen]] = {}
+def best_epochs(reader: Reader, run_keys: Sequence[int], rule: Rule) -> list[Best]:
+    """The epoch that stands for each run, by the rule; runs without a score are left out."""
+    if not run_keys:
+        return []
+    best = _best([*run_keys], rule)
+    query = sa.select(best.c.key, best.c.epoch, best.c.score).where(best.c.epoch.is_not(None))
     with reader.read() as connection:
-        for model, dataset, method, *rest in connection.execute(query):
-            found.setdefault((model, dataset, method), []).append(_Chosen(*rest))
-    return found
+        return [Best._make(row) for row in connection.execute(query)]
+
+
+def values(reader: Reader, best: Iterable[Best], split: str) -> dict[int, tuple[str, float]]:
+    """The headline metric of a split at each run's epoch, a fraction, with its name, by run."""
+    epochs = {one.run_key: one.epoch for one in best}
+    query = sa.select(METRICS.c.run_key, METRICS.c.epoch, METRICS.c.metric, METRICS.c.value).where(
+        among(METRICS.c.run_key, "keys", [*epochs]), METRICS.c.split == split, METRICS.c.group == ""
+    )
+    with reader.read() as connection:
+        return {
+            run_key: (metric, value)
+            for run_key, epoch, metric, value in connection.execute(query)
+            if epochs[run_key] == epoch and math.isfinite(value)
+        }
 
 
 _RATE = ("learning_rate", "hyperparameters")
+_LARGEST = 1.7976931348623157e308
+"""PostgreSQL keeps NaN and infinities, and sorts NaN above every number."""
 
 
-def selection(runs: Sequence[RunBrief], split: str) -> sa.Select[Any]:
-    """The selection as one statement.
+def selection(keys: list[int], rule: Rule, *, partial: bool = False) -> sa.Select[Any]:
+    """The selection as one statement: the runs of each cell's chosen rate.
 
-    1. `scored`: the epochs of final runs, ranked by the selection metric.
-    2. `best`: each run that is asked about, with its best epoch and score where it has one.
+    1. `scored`: the epochs of final runs, ranked by the rule.
+    2. `best`: each run that is asked about, with its epoch and score where it has one.
     3. `rates`: beside each run the mean over its rate's seeds, and how many of them have a score.
     4. `ranked`: the rates of a cell by that mean, where every seed it was asked for has a score.
-    5. The chosen rate's runs with `split`'s headline metric at their best epochs.
+    5. The runs of the best rate.
 
     Tables are joined by a run's key alone: by the columns of a cell PostgreSQL expects one row,
     and goes through all of them for each.
     """
-    ranked = _ranked(_rates(_best([stored.key for stored in runs])))
+    ranked = _ranked(_rates(_best(keys, rule)), partial=partial)
+    numbered = sa.select(
+        *ranked.c,
+        sa.func.max(ranked.c.number)
+        .over(partition_by=[ranked.c[name] for name in CELL])
+        .label("competed"),
+    ).subquery()
     return (
         sa.select(
-            *(ranked.c[name] for name in CELL),
-            ranked.c.key,
-            ranked.c.learning_rate,
-            METRICS.c.metric,
-            METRICS.c.value,
+            *(numbered.c[name] for name in CELL),
+            numbered.c.key,
+            numbered.c.epoch,
+            numbered.c.score,
+            numbered.c.competed,
         )
-        .join(
-            METRICS,
-            (METRICS.c.run_key == ranked.c.key)
-            & (METRICS.c.epoch == ranked.c.epoch)
-            & (METRICS.c.split == split)
-            & (METRICS.c.group == ""),
-        )
-        .where(ranked.c.place == 1)
-        .order_by(*(ranked.c[name] for name in CELL), ranked.c.seed)
+        .where(numbered.c.number == 1, numbered.c.epoch.is_not(None))
+        .order_by(*(numbered.c[name] for name in CELL), numbered.c.seed)
     )
 
 
-def _best(keys: list[int]) -> sa.CTE:
-    """Every run that is asked about, with its best epoch."""
-    best_first = sa.func.row_number().over(
-        partition_by=METRICS.c.run_key, order_by=(METRICS.c.value.desc(), METRICS.c.epoch)
+def _best(keys: list[int], rule: Rule) -> sa.CTE:
+    """Every run that is asked about, with the epoch that stands for it."""
+    order = (METRICS.c.value.desc(), METRICS.c.epoch)
+    first = sa.func.row_number().over(
+        partition_by=METRICS.c.run_key,
+        order_by=(METRICS.c.epoch.desc(),) if rule == "last" else order,
     )
     scored = (
         sa.select(
             METRICS.c.run_key,
             METRICS.c.epoch,
             METRICS.c.value.label("score"),
-            best_first.label("place"),
+            first.label("place"),
         )
         .join(RUNS, RUNS.c.key == METRICS.c.run_key)
         .where(
             among(METRICS.c.run_key, "keys", keys),
             RUNS.c.state.in_(RESULTS),
-            METRICS.c.split == SELECTION_SPLIT,
+            METRICS.c.split == SCORED_BY[rule],
             METRICS.c.group == "",
             METRICS.c.epoch > 0,
+            METRICS.c.value.between(-_LARGEST, _LARGEST),
         )
         .cte("scored")
     )
@@ -262,9 +401,9 @@ def _rates(best: sa.CTE) -> sa.CTE:
     ).cte("rates")
 
 
-def _ranked(rates: sa.CTE) -> sa.CTE:
-    """The runs of complete rates; those of each cell's chosen rate share place 1."""
-    best_first = sa.func.rank().over(
+def _ranked(rates: sa.CTE, *, partial: bool) -> sa.CTE:
+    """The runs of complete rates, numbered from a cell's best rate on."""
+    best_first = sa.func.dense_rank().over(
         partition_by=[rates.c[name] for name in CELL],
         # Rounded: equal counts over seeds are a tie, whatever their sum's last bit says.
         order_by=(
@@ -272,5 +411,5 @@ def _ranked(rates: sa.CTE) -> sa.CTE:
             *(rates.c[name] for name in _RATE),
         ),
     )
-    complete = rates.c.seeds == rates.c.scores
-    return sa.select(*rates.c, best_first.label("place")).where(complete).cte("ranked")
+    competes = rates.c.scores > 0 if partial else rates.c.seeds == rates.c.scores
+    return sa.select(*rates.c, best_first.label("number")).where(competes).cte("ranked")
