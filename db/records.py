@@ -32,7 +32,7 @@ node was lost.
 
 # Fields that joined `Run` after the first release, each with the value that means "as before".
 # They are left out of the hash while they hold it, so that ids of stored runs never change.
-ADDED_LATER: Mapping[str, object] = {"images_per_split": None}
+ADDED_LATER: Mapping[str, object] = {"images_per_split": None, "source": ""}
 
 # What a cell of a table is chosen over (PROTOCOL: learning rate, tuned hyperparameters, seeds).
 # Every other identity field is part of the cell's variant.
@@ -97,6 +97,11 @@ class Run:
     hyperparameters: tuple[tuple[str, float], ...] = ()
     images_per_split: int | None = None
     """At most so many images of training and of each split: to try things out."""
+    source: str = ""
+    """Where numbers come from that orch did not measure, such as `import:paper`; else empty.
+
+    Part of the variant, so that imported numbers and trained ones never meet in a cell.
+    """
     kind_version: int = 1
     model_version: int = 1
     dataset_version: int = 1
@@ -363,8 +368,14 @@ class Void:
 
 @dataclass(frozen=True)
 class SweepInfo:
-    """A sweep as it was launched last."""
+    """A sweep as it was launched last, or imported."""
 
     name: str
     yaml: str
+    """Empty where its numbers were imported: then there is no file, and nothing to train."""
     created: float
+
+    @property
+    def imported(self) -> bool:
+        """Whether it came without a sweep file."""
+        return not self.yaml

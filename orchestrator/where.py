@@ -54,10 +54,10 @@ def parse(texts: tuple[str, ...]) -> Where:
 
 
 def _spelled(value: object) -> str:
-    """Numbers by value (1e-3, 0.001 and 1.0E-3 are one rate), lists as `a+b`."""
+    """Numbers by value (1e-3, 0.001 and 1.0E-3 are one rate), lists as `a+b`, nothing as `none`."""
     if isinstance(value, tuple):
-        return "+".join(map(str, value))
+        return "+".join(map(str, value)) or "none"
     try:
         return repr(float(str(value)))
     except ValueError:
-        return str(value)
+        return str(value) or "none"

@@ -188,8 +188,8 @@ def refuse_mixtures(reader: Reader, members: Mapping[Key, Sequence[RunBrief]]) -
 
 
 def _spelled(value: object) -> str:
-    """As `--where` reads it: lists as `a+b`."""
-    return "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    """As `--where` reads it: lists as `a+b`, nothing as `none`."""
+    return ("+".join(map(str, value)) if isinstance(value, tuple) else str(value)) or "none"
 
 
 def read(

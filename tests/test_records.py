@@ -21,7 +21,7 @@ CHANGES = {
     "weight_decay": 0.1, "schedule": "cosine_per_epoch", "clip_norm": 1.0,
     "weights": "pretrained", "precision": "bf16", "threads": 2, "evaluate": ("id",),
     "evaluate_on_improvement": ("ood",), "hyperparameters": (("lambda", 1.0),),
-    "images_per_split": 4,
+    "images_per_split": 4, "source": "import:paper",
     "kind_version": 2, "model_version": 2, "dataset_version": 2, "method_version": 2,
 }  # fmt: skip
 

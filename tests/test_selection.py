@@ -446,6 +446,7 @@ OTHER: dict[str, Any] = {
     "evaluate": ("id",),
     "evaluate_on_improvement": ("painting",),
     "images_per_split": 4,
+    "source": "import:paper",
     "kind_version": 2,
     "model_version": 2,
     "dataset_version": 2,
