@@ -136,7 +136,9 @@ def main(
 
 def _commands() -> None:
     from orchestrator.cli import (
+        claims,
         data,
+        explain,
         extending,
         inputs,
         launching,
@@ -149,7 +151,8 @@ def _commands() -> None:
     )
 
     modules = (
-        launching, extending, reporting, runs, data, inputs, models, methods, store, verifying,
+        launching, extending, reporting, explain, claims, runs, data, inputs, models, methods, store,
+        verifying,
     )  # fmt: skip
     for module in modules:
         for command in module.COMMANDS:
