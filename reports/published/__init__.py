@@ -14,11 +14,6 @@ from functools import cache
 from pathlib import Path
 
 SOURCE = "How to Fine-Tune Vision Models with SGD (Kumar, Shen, Bubeck, Gunasekar), Tables 1-14"
-DATASETS = ("living17", "waterbirds", "domainnet", "fmow", "camelyon17")
-"""The columns of the paper's averages."""
-AVERAGE = "avg"
-PRIOR = "best_prior_result"
-"""The method of Table 3's figures that others had published before."""
 OUT_OF_MEMORY = "oom"
 _FILE = Path(__file__).parent / "tables.csv"
 
@@ -31,6 +26,7 @@ class Figure:
     model: str
     """Empty for a prior result, which is of other people's models."""
     method: str
+    """`best_prior_result` for what others had published before (Table 3)."""
     dataset: str
     """`avg` for a row's average; empty where the table has no dataset (memory)."""
     metric: str
