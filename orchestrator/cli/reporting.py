@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "style",
-    type=click.Choice(["text", "markdown", "csv", "json"]),
+    type=click.Choice(["text", "markdown", "latex", "html", "csv", "json"]),
     default="text",
     show_default=True,
     help="csv and json are long: one row a cell.",
@@ -75,7 +75,7 @@ def report(
     for dataset in sorted(stand_ins):
         click.echo(f"note: runs of {dataset} had miniature data, not the real one.", err=True)
     shown = labels(stand_ins)
-    built = [tables.build(one, study.cells(one.split), shown) for one in declared]
+    built = [tables.build(one, study, shown) for one in declared]
     colour = output is None and sys.stdout.isatty()
     _write(render.render(built, style, colour=colour), output)
 
