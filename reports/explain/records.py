@@ -105,6 +105,8 @@ class VoidAudit:
     reason: str
     state: str
     """What the run was before."""
+    attempt: int
+    """The number of its last attempt then."""
     epochs: int
     """Of training that were taken out."""
 

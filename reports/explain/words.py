@@ -264,32 +264,47 @@ def events(runs: Iterable[RunAudit], identity: Mapping[str, Any]) -> Iterator[st
 def _events(run: RunAudit, identity: Mapping[str, Any]) -> Iterator[str]:
     if run.extended:
         yield "added by `orch extend`"
-    gone = run.voids if run.state != "voided" else run.voids[:-1]
-    for void in gone:
-        yield f"voided on {day(void.voided)} ({void.reason}), and trained anew"
-    for number, one in enumerate(run.attempts):
-        last = number == len(run.attempts) - 1
-        if one.outcome and one.outcome != run.state and not (last and run.state == "voided"):
-            cause = f" ({one.cause})" if one.cause else ""
-            error = f": {one.error}" if one.error else ""
-            yield f"attempt {one.number} ended as {one.outcome}{cause}{error}".rstrip(".")
-        if one.resumed_from is not None or one.resumed_step:
-            steps = f" and {plural(one.resumed_step, 'step')}" if one.resumed_step else ""
-            yield f"attempt {one.number} went on after epoch {one.resumed_from or 0}{steps}"
-        if one.irreproducible:
-            yield (
-                f"attempt {one.number} was irreproducible: a later one measured other numbers, "
-                "which took the place of its own"
-            )
-        whole = identity.get("micro_batch")
-        if one.micro_batch and whole and one.micro_batch < whole:
-            yield (
-                f"memory ran out in attempt {one.number}: {one.micro_batch} images a forward pass "
-                f"in place of {whole}, which is equal up to rounding"
-            )
+    for void in run.voids if run.state != "voided" else run.voids[:-1]:
+        anew = "; what counts was trained anew" if run.score is not None else ""
+        yield f"voided on {_day(void.voided)} ({void.reason}){anew}"
+    gone = max((void.attempt for void in run.voids), default=0)
+    for one in run.attempts:
+        if one.number > gone:
+            yield from _attempt_events(one, run.state, identity["micro_batch"])
 
 
-def day(seconds: float) -> str:
+_ENDINGS = {
+    "died": "died",
+    "lost": "was lost with its launch",
+    "paused": "was told to stop, and saved its state",
+    "cancelled": "was cancelled by hand",
+}
+
+
+def _attempt_events(one: AttemptAudit, state: str, micro_batch: int) -> Iterator[str]:
+    """What an attempt came through; the ending that made the run's state is told elsewhere."""
+    name = f"attempt {one.number}"
+    if one.resumed_from is not None or one.resumed_step:
+        steps = f" and {plural(one.resumed_step, 'step')}" if one.resumed_step else ""
+        yield f"{name} went on after epoch {one.resumed_from or 0}{steps}"
+    if one.micro_batch and one.micro_batch < micro_batch:
+        yield (
+            f"memory ran out in {name}: {one.micro_batch} images a forward pass in place of "
+            f"{micro_batch}, which is equal up to rounding"
+        )
+    if one.outcome and one.outcome != state:
+        cause = f" ({one.cause})" if one.cause else ""
+        error = f": {one.error}" if one.error else ""
+        ending = _ENDINGS.get(one.outcome, one.outcome)
+        yield f"{name} {ending}{cause}{error}".rstrip(".")
+    if one.irreproducible:
+        yield (
+            f"{name} was irreproducible: a later one measured other numbers, which took the place "
+            "of its own"
+        )
+
+
+def _day(seconds: float) -> str:
     """A date, in the reader's time zone."""
     return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")
 
