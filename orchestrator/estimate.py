@@ -173,7 +173,5 @@ def checkpoint_bytes(run: Run) -> int:
     Weights and optimizer states; twice, as a new checkpoint is written before the old one goes.
     """
     method = METHODS.get(run.method)
-    states = 0
-    if method is not None:
-        states = 2 if method.optimizer == "adamw" else int(method.momentum > 0)
+    states = method.states if method else 0
     return 2 * (1 + states) * weights_bytes(run)

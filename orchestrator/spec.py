@@ -219,6 +219,7 @@ class Block(_Strict):
                 )
             self._check_splits(dataset)
             self._check_size(dataset)
+        self._check_methods()
         if isinstance(self.learning_rates, dict):
             for method in self.methods:
                 self.rates(METHODS[method])
@@ -244,6 +245,12 @@ class Block(_Strict):
                     "datasets",
                     self.datasets.index(dataset.id),
                 )
+
+    def _check_methods(self) -> None:
+        for index, method in enumerate(map(METHODS.__getitem__, self.methods)):
+            for model in map(MODELS.__getitem__, self.models):
+                if (reason := method.refuses(model)) is not None:
+                    raise _At(reason, "methods", index)
 
     def _check_pretrain(self) -> None:
         for field in sorted(self.model_fields_set - PRETRAIN_FIELDS):

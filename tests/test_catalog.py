@@ -51,9 +51,9 @@ def test_references_resolve() -> None:
 
 
 def test_the_papers_lists() -> None:
-    """Six rates a family (paper, section 4), and the grid's five methods."""
-    assert {f: len(rates) for f, rates in LEARNING_RATES.items()} == {"sgd": 6, "adamw": 6}
-    assert list(METHODS) == [
+    """Six rates a family (paper, section 4), and the grid's five methods first."""
+    assert [len(LEARNING_RATES[family]) for family in ("sgd", "adamw")] == [6, 6]
+    assert list(METHODS)[:5] == [
         "sgd",
         "adamw",
         "sgd_freeze_embed",

@@ -131,6 +131,11 @@ BAD = {
         "2: models[0]:",
         'did you mean "tiny_vit"?',
     ),
+    "method for other models": Bad(
+        written(methods="[sgd, sgd_freeze_stem]"),
+        "4: methods[1]:",
+        'model "tiny_vit" has no stem to freeze (it has: embedding); choose another method for it.',
+    ),
     # lists
     "empty models": Bad(written(models="[]"), "2: models:", "give at least one"),
     "empty datasets": Bad(written(datasets="[]"), "3: datasets:", "name at least one"),
@@ -475,6 +480,16 @@ def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
 SPELLINGS = {"1e-3": 1e-3, "3e-5": 3e-5, "0.01": 1e-2, "2.E-4": 2e-4, "1": 1.0, "+.5e-1": 0.05}
 
 
+def applicable(models: list[str]) -> list[str]:
+    """The methods that fine-tune every one of these models, without a run of another kind first."""
+    return [
+        m.id
+        for m in METHODS.values()
+        if (m.kind, m.starts_from) == ("finetune", "pretrained")
+        and not any(m.refuses(MODELS[model]) for model in models)
+    ]
+
+
 @st.composite
 def products(draw: st.DrawFn) -> dict[str, list[str]]:
     """The lists of a product; each in any order."""
@@ -488,7 +503,7 @@ def products(draw: st.DrawFn) -> dict[str, list[str]]:
     return {
         "models": models,
         "datasets": some(fit),
-        "methods": some(list(METHODS)),
+        "methods": some(applicable(models)),
         "learning_rates": some(list(SPELLINGS)),
         "seeds": some([str(seed) for seed in range(5)]),
     }

@@ -1,15 +1,18 @@
-"""The fine-tuning methods: optimizer, what is frozen, learning rates. One entry a method.
+"""The methods: optimizer, what is frozen and when, learning rates, start. One entry a method.
 
-Sources: PROTOCOL section 3; paper section 4 (Table 1's rows).
+Sources: PROTOCOL section 3; paper section 4 and Tables 1, 5, 7 and 9. `docs/methods.md` tells what
+each does and how a user's own joins them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
+from db.errors import SpecError
 from worker.catalog import Catalog
-from worker.models import Frozen
+from worker.models import Frozen, Model
 
 # The paper's lists, section 4: six rates a family.
 LEARNING_RATES: dict[str, tuple[float, ...]] = {
@@ -17,45 +20,95 @@ LEARNING_RATES: dict[str, tuple[float, ...]] = {
     "adamw": (3e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4),
 }
 
+STATES = {"sgd": 0, "adamw": 2}
+"""Values that an optimizer keeps for each parameter, momentum aside."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """A number beside the learning rate that is chosen by ID validation."""
+
+    name: str
+    """As a sweep file's `hyperparameters:` calls it."""
+    default: float
+    least: float = 0.0
+    """No smaller value is taken."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """How to fine-tune. `family` names the learning-rate list and the default of sweep files."""
+    """How to train, as data: code is named by `module:function` and loaded by the worker."""
 
     id: str
     title: str
     """As the paper's tables print it."""
-    family: Literal["sgd", "adamw"]
-    optimizer: Literal["sgd", "adamw"]
+    kind: Literal["finetune", "linear_probe"] = "finetune"
+    """The kind of its runs."""
+    family: str = "sgd"
+    """Names its learning rates: the default list, and the entry of a sweep file's lists."""
+    rates: tuple[float, ...] = ()
+    """A default list of its own; empty: its family's."""
+    optimizer: str = "sgd"
+    """`sgd`, `adamw`, or `module:function`: (parameter groups, Run, Method) -> optimizer."""
     momentum: float = 0.9
-    """SGD only."""
+    """SGD's and LARS's."""
     weight_decay: float = 0.0
     freeze: Frozen = "nothing"
+    """The part of the model that never moves."""
+    trains: str | None = None
+    """`module:function`, (Model, Module, Run, epoch from 1) -> names of the parameters that move in
+    that epoch, where they differ from epoch to epoch; None: all that `freeze` leaves."""
+    needs_blocks: bool = False
+    """Goes block by block: refused for models that declare none."""
+    multipliers: Mapping[Frozen, float] = field(default_factory=dict, hash=False)
+    """Parts of the model whose learning rate is this many times the others'."""
+    schedule: str | None = None
+    """A schedule of its own (`worker.schedule`), whatever the sweep says; None: the sweep's."""
+    penalty: str | None = None
+    """`module:function`, (Model, Module, Anchors, Run) -> what is added to the mean loss."""
+    anchored: bool = False
+    """Its optimizer or penalty looks at the weights that training started from."""
+    hyperparameters: tuple[Tuned, ...] = ()
+    starts_from: Literal["pretrained", "probe"] = "pretrained"
+    """`probe`: the head is that of the linear probe of the same seed."""
+    rate_factor: float = 1.0
+    """Times each rate of a list that is not the method's own: what is trained with, and stored."""
     version: int = 1
 
     @property
     def learning_rates(self) -> tuple[float, ...]:
-        """What `learning_rates: default` stands for."""
-        return LEARNING_RATES[self.family]
+        """What `learning_rates: default` stands for, but for `rate_factor`."""
+        return self.rates or LEARNING_RATES[self.family]
+
+    @property
+    def states(self) -> int:
+        """Values that the optimizer keeps for each parameter that moves; of unknown ones, 2."""
+        return STATES.get(self.optimizer, 2) or int(self.momentum > 0)
+
+    def refuses(self, model: Model) -> str | None:
+        """Why the method does not apply to a model; None where it does."""
+        try:
+            for part in (self.freeze, *self.multipliers):
+                model.frozen_by(part)
+        except SpecError as error:
+            return str(error)
+        if self.needs_blocks and not model.blocks:
+            return (
+                f'{self.id} goes block by block and model "{model.id}" has no transformer blocks; '
+                "choose another method for it."
+            )
+        return None
 
 
 METHODS: Catalog[Method] = Catalog(
     "method",
     [
-        Method(id="sgd", title="SGD", family="sgd", optimizer="sgd"),
+        Method(id="sgd", title="SGD"),
         Method(id="adamw", title="AdamW", family="adamw", optimizer="adamw", weight_decay=0.01),
-        Method(
-            id="sgd_freeze_embed",
-            title="SGD (freeze-embed)",
-            family="sgd",
-            optimizer="sgd",
-            freeze="embedding",
-        ),
+        Method(id="sgd_freeze_embed", title="SGD (freeze-embed)", freeze="embedding"),
         Method(
             id="sgd_freeze_embed_no_momentum",
             title="SGD (freeze-embed, no momentum)",
-            family="sgd",
-            optimizer="sgd",
             momentum=0.0,
             freeze="embedding",
         ),
@@ -67,5 +120,15 @@ METHODS: Catalog[Method] = Catalog(
             weight_decay=0.01,
             freeze="embedding",
         ),
+        # Tables 5 and 7: what else was tried on CLIP ViT-B/16.
+        Method(id="sgd_no_momentum", title="SGD (no momentum)", momentum=0.0),
+        Method(id="sgd_weight_decay", title="SGD (weight decay)", weight_decay=0.01),
+        Method(
+            id="sgd_freeze_embed_not_layernorm",
+            title="SGD (freeze-embed, not layer-norm)",
+            freeze="embedding_without_norm",
+        ),
+        # Table 9: ConvNeXt.
+        Method(id="sgd_freeze_stem", title="SGD (freeze-stem)", freeze="stem"),
     ],
 )

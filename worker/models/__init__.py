@@ -93,6 +93,10 @@ class Model:
     """CLIP: the embedding layer but for its layer norm, which then trains."""
     stem: tuple[str, ...] = ()
     """ConvNeXt: the stem alone, where the embedding layer is stem and first stage."""
+    blocks: int = 0
+    """Transformer blocks, which gradual unfreezing counts; 0: it is made of other layers."""
+    projection: tuple[str, ...] = ()
+    """CLIP: the name of the map into the space shared with the text, before the head."""
     image_size: int = 224
     """Side in pixels of the square images it is meant for."""
     published: Published | None = None
@@ -133,6 +137,7 @@ def _clip(
     tag: str,
     hub: str,
     original: str | None,
+    blocks: int,
     counts: tuple[int, int],
 ) -> Model:
     return Model(
@@ -145,6 +150,8 @@ def _clip(
         embedding=("network.conv1.", "network.ln_pre."),
         embedding_without_norm=("network.conv1.",),
         head=("head.",),
+        blocks=blocks,
+        projection=("network.proj",),
         published=Published(
             library="open_clip",
             name=name,
@@ -166,6 +173,7 @@ def _vit(id: str, title: str, tag: str, original: str, mean: Channels, std: Chan
         embedding_parameters=590_592,
         embedding=("network.patch_embed.",),
         head=("network.head.",),
+        blocks=12,
         published=Published(
             library="timm",
             name="vit_base_patch16_224",
@@ -224,6 +232,7 @@ MODELS: Catalog[Model] = Catalog(
             "openai",
             "timm/vit_base_patch16_clip_224.openai",
             "ViT-B-16.pt",
+            12,
             (86_197_770, 591_360),
         ),
         _clip(
@@ -233,6 +242,7 @@ MODELS: Catalog[Model] = Catalog(
             "openai",
             "timm/vit_large_patch14_clip_224.openai",
             "ViT-L-14.pt",
+            24,
             (303_973_898, 604_160),
         ),
         _vit(
@@ -280,6 +290,7 @@ MODELS: Catalog[Model] = Catalog(
             "laion2b_s32b_b79k",
             "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
             None,
+            32,
             (632_087_050, 755_200),
         ),
         # Appendix E: stem and pretraining optimizer, crossed.
@@ -295,6 +306,7 @@ MODELS: Catalog[Model] = Catalog(
             embedding_parameters=12_352,
             embedding=("network.patch_embed.",),
             head=("network.head.",),
+            blocks=2,
             image_size=32,
             build="worker.models.tiny:vit",
             recipe=Recipe(
