@@ -127,7 +127,7 @@ class Declared:
     command: str = ""
     """What makes its runs."""
     lacks: str = ""
-    """What `command` needs that this version of orch has not."""
+    """What of that this version of orch has not."""
 
     @property
     def exact(self) -> bool:
@@ -137,7 +137,12 @@ class Declared:
     @property
     def heading(self) -> str:
         """The title, with the paper's number where the table has the paper's rows."""
-        return f"Table {self.number}: {self.title}" if self.number and self.exact else self.title
+        return f"Table {self.published}: {self.title}" if self.published else self.title
+
+    @property
+    def published(self) -> int | None:
+        """The paper's number, where the table has exactly the paper's rows."""
+        return self.number if self.exact else None
 
 
 FIVE = tuple(name for name in PAPER_DATASETS if name != "cifar10")
@@ -154,7 +159,7 @@ LABELLED = ("vit_b16_in21k", "convnext_b_in22k", "bit_r50_in21k", "bit_r101_in21
 """Pretrained with the labels of a superset of ImageNet, of which Living-17 is a part."""
 
 GRID = "orch launch sweeps/full_grid.yaml"
-NO_FILE = "that sweep file"
+NO_FILE = "a sweep file"
 
 _OOD = Declared(
     name="ood", number=1, title="Out-of-distribution accuracy (%)", splits=("ood",), command=GRID
@@ -229,7 +234,7 @@ NUMBERED: Mapping[int, Declared] = {
             baseline=None,
             kind="memory",
             command="orch launch sweeps/memory.yaml",
-            lacks="that sweep file and the kind of run `memory`",
+            lacks=f"{NO_FILE} and a kind of run",
         ),
         _as_published(
             _OOD,
@@ -242,7 +247,7 @@ NUMBERED: Mapping[int, Declared] = {
             baseline=None,
             intervals=True,
             command="orch launch sweeps/clip.yaml",
-            lacks=f"{NO_FILE} and the methods LAMB and LARS",
+            lacks=NO_FILE,
         ),
         Declared(
             name="cifar10",
@@ -267,7 +272,7 @@ NUMBERED: Mapping[int, Declared] = {
             methods=ABLATIONS,
             baseline=None,
             command="orch launch sweeps/ablations.yaml",
-            lacks=f"{NO_FILE} and the methods from gradual unfreezing to LP-FT",
+            lacks=NO_FILE,
         ),
         *_both(
             9,
@@ -276,7 +281,7 @@ NUMBERED: Mapping[int, Declared] = {
             models=("convnext_b_in22k",),
             methods=(*MAIN[:3], "sgd_freeze_stem"),
             command="orch launch sweeps/convnext.yaml",
-            lacks=f"{NO_FILE} and the method SGD (freeze-stem)",
+            lacks=NO_FILE,
         ),
         *_both(11, "adamw-freeze", "AdamW with freeze-embed", methods=ADAMW_FREEZE, command=GRID),
         *_both(
@@ -286,7 +291,7 @@ NUMBERED: Mapping[int, Declared] = {
             models=PRETRAINED,
             methods=MAIN[:3],
             command="orch launch sweeps/pretraining.yaml",
-            lacks=f"{NO_FILE} and the pretraining of these models",
+            lacks=NO_FILE,
         ),
     )
     if table.number is not None

@@ -87,15 +87,15 @@ def _sweep(study: Study) -> str | None:
 
 
 def _no_runs(declared: Declared) -> NoRuns:
-    what = f"Table {declared.number} ({declared.name})" if declared.number else declared.name
+    what = f"Table {declared.published} ({declared.name})" if declared.published else declared.name
     if not declared.command:
         return NoRuns(f"there are no runs yet for the table {what}: widen --sweep or --where.")
     if declared.lacks:
         return NoRuns(
-            f"there are no runs yet for {what}: `{declared.command}` will make them in a version "
-            f"of orch that has {declared.lacks}; this one has not."
+            f"there are no runs yet for {what}: `{declared.command}` will make them, with "
+            f"{declared.lacks} that this version of orch does not have."
         )
-    return NoRuns(f"there are no runs yet for {what}; make them with: {declared.command}")
+    return NoRuns(f"there are no runs yet for {what}: `{declared.command}` makes them.")
 
 
 def _refuse_failures(declared: Declared, runs: Iterable[RunBrief]) -> None:
@@ -133,8 +133,11 @@ def _datasets(declared: Declared, cells: Cells, labels: Labels) -> Table:
             found.append([average(column) for column in zip(*found, strict=True)])
         return tuple(pair for row in found for pair in zip(declared.splits, row, strict=True))
 
+    models = {labels.models.get(model, model) for model, _ in rows}
+    named = len(models) == 1 and models.pop() in declared.title  # of one model: once is enough
+
     def line(model: str, method: str) -> Line:
-        heads = labels.models.get(model, model), labels.methods.get(method, method)
+        heads = (labels.models.get(model, model), labels.methods.get(method, method))[named:]
         if declared.baseline in (None, method):
             return Line(heads, numbers(model, method))
         base = tuple(cell for _, cell in numbers(model, str(declared.baseline)))
@@ -151,7 +154,7 @@ def _datasets(declared: Declared, cells: Cells, labels: Labels) -> Table:
         for number, block in enumerate(blocks)
         for row in block_of(declared, [line(*pair) for pair in block], number)
     ]
-    return Table(declared, ("Model", "Method"), columns, tuple(made), labels)
+    return Table(declared, ("Model", "Method")[named:], columns, tuple(made), labels)
 
 
 def _blocks(

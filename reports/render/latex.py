@@ -46,13 +46,16 @@ def document(tables: Sequence[Table]) -> str:
 def fragment(table: Table) -> str:
     """One `table` environment; a tabular wider than the line is scaled down to it."""
     declared = table.declared
-    label = f"paper-{declared.number}" if declared.exact and declared.number else declared.name
+    label = f"paper-{declared.published}" if declared.published else declared.name
+    label = re.sub(r"[^A-Za-z0-9.-]", "-", label)
+    where = f" (the paper's Table {declared.published})" if declared.published else ""
+    title = escaped(heading(table, declared.title + where))
     notes = "\n".join(rf"  {_note(note)}\par" for note in legend(table))
     columns = "l" * len(table.heads) + "c" * len(table.columns)
     body = "\n".join(f"    {line}" for line in _lines(table))
     return rf"""\begin{{table}}[htbp]
   \centering
-  \caption{{{escaped(heading(table))}}}\label{{tab:{re.sub(r"[^A-Za-z0-9.-]", "-", label)}}}
+  \caption{{{title}}}\label{{tab:{label}}}
   \sbox0{{\small\begin{{tabular}}{{{columns}}}
 {body}
   \end{{tabular}}}}%

@@ -26,11 +26,11 @@ def rows(table: Table) -> Iterator[dict[str, object]]:
 
 def _row(table: Table, entry: Entry) -> dict[str, object]:
     cell = entry.cell
-    number = table.declared.number if table.declared.exact else None
     values = (
         table.declared.name, entry.model, entry.method, entry.column, cell.metric, cell.value,
         entry.shown, cell.ci90, entry.delta, entry.bold, cell.learning_rate, cell.n, cell.expected,
-        cell.edge, entry.split, table.rule, number, cell.seeds, cell.diverged, cell.hyperparameters,
+        cell.edge, entry.split, table.rule, table.declared.published, cell.seeds, cell.diverged,
+        cell.hyperparameters,
     )  # fmt: skip
     return dict(zip((*LONG, *MORE), values, strict=True))
 

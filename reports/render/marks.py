@@ -35,10 +35,10 @@ class Note:
     mark: str = ""
 
 
-def heading(table: Table) -> str:
+def heading(table: Table, title: str = "") -> str:
     """The title, with what sets the choice of its numbers apart from the protocol's."""
     partial = " [rates that lack seeds compete]" if table.partial else ""
-    return table.declared.heading + _SUFFIXES.get(table.rule, "") + partial
+    return (title or table.declared.heading) + _SUFFIXES.get(table.rule, "") + partial
 
 
 def heads(table: Table) -> Iterator[tuple[str, ...]]:
@@ -118,11 +118,11 @@ def _seen(table: Table) -> Iterator[str]:
 
 
 def _bold(table: Table) -> str:
-    within = f"{table.declared.within:g} points"
-    if any(entry.shown_interval for entry in table.entries):
-        within += ", or the larger interval,"
     block = "model" if table.declared.layout == "datasets" else "column"
-    return f"best of its {'block' if table.declared.blocks else block}, or within {within} of it."
+    best = f"best of its {'block' if table.declared.blocks else block}"
+    if any(entry.shown_interval for entry in table.entries):
+        return f"{best}, or no further from it than the larger of their intervals (0.2 without)."
+    return f"{best}, or within {table.declared.within:g} points of it."
 
 
 def _counts(cells: list[Entry], means: list[Entry]) -> Iterator[Note]:
