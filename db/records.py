@@ -32,7 +32,16 @@ node was lost.
 
 # Fields that joined `Run` after the first release, each with the value that means "as before".
 # They are left out of the hash while they hold it, so that ids of stored runs never change.
-ADDED_LATER: Mapping[str, object] = {"images_per_split": None, "source": ""}
+ADDED_LATER: Mapping[str, object] = {
+    "images_per_split": None,
+    "source": "",
+    "sup_vit_normalization": "own",
+    "waterbirds_selection": "validation",
+    "resize": "short",
+    "low_lr_proj": "trained",
+    "l2_sp": "paper",
+    "method_code": "",
+}
 
 # What a cell of a table is chosen over (PROTOCOL: learning rate, tuned hyperparameters, seeds).
 # Every other identity field is part of the cell's variant.
@@ -102,6 +111,20 @@ class Run:
 
     Part of the variant, so that imported numbers and trained ones never meet in a cell.
     """
+    # Where the paper and its authors' code differ (PROTOCOL section 6); each field has its neutral
+    # value in runs that it makes no difference to.
+    sup_vit_normalization: str = "own"
+    """The weights' `own` mean and std, or `imagenet`'s (the authors' code)."""
+    waterbirds_selection: str = "validation"
+    """Images that epochs and rates are chosen on: `validation`, or `test` (the authors' code)."""
+    resize: str = "short"
+    """Of Living-17's test images and Waterbirds': the `short` side, or both (`square`)."""
+    low_lr_proj: str = "trained"
+    """CLIP's projection beside an embedding at a lower rate; `fixed` in the authors' code."""
+    l2_sp: str = "paper"
+    """The form of the penalty: `paper` or `authors`."""
+    method_code: str = ""
+    """A hash of the code of a method that a plugin declares; empty: the project's own."""
     kind_version: int = 1
     model_version: int = 1
     dataset_version: int = 1

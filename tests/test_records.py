@@ -22,6 +22,8 @@ CHANGES = {
     "weights": "pretrained", "precision": "bf16", "threads": 2, "evaluate": ("id",),
     "evaluate_on_improvement": ("ood",), "hyperparameters": (("lambda", 1.0),),
     "images_per_split": 4, "source": "import:paper",
+    "sup_vit_normalization": "imagenet", "waterbirds_selection": "test", "resize": "square",
+    "low_lr_proj": "fixed", "l2_sp": "authors", "method_code": "0123456789abcdef",
     "kind_version": 2, "model_version": 2, "dataset_version": 2, "method_version": 2,
 }  # fmt: skip
 
