@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -35,6 +35,8 @@ from worker.methods import LEARNING_RATES, METHODS, Method
 from worker.models import MODELS
 
 PRETRAIN_FIELDS = {"kind", "models", "seeds", "threads", "resources"}
+TOP_FIELDS = ("name", "grids", "tables")
+"""What stands at the top of a file alone."""
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 DEFAULT = "default"
 """Among resources by model: those of the models that are not named."""
@@ -50,7 +52,8 @@ class _At(ValueError):
         self.location = location
 
 
-def _unique(values: list[Any]) -> list[Any]:
+def unique(values: list[Any]) -> list[Any]:
+    """The list; `ValueError` where a value stands in it twice."""
     for index, value in enumerate(values):
         if value in values[:index]:
             raise ValueError(f"{value!r} is listed twice; keep one of them")
@@ -79,7 +82,7 @@ def _rates(value: Any, *inside: str) -> tuple[float, ...]:
             raise _At(f"{rate!r} is not a number; give rates such as 3e-4", *inside, index)
         if not 0 < rate <= sys.float_info.max:  # nan, infinity, and whole numbers past any float
             raise _At(f"{rate!r} is not a positive rate; give rates such as 3e-4", *inside, index)
-    return tuple(sorted(_unique([float(rate) for rate in value])))
+    return tuple(sorted(unique([float(rate) for rate in value])))
 
 
 def _learning_rates(value: Any) -> Any:
@@ -126,7 +129,7 @@ def _evaluate(value: Any) -> Any:
         raise ValueError("must be `table`, `all`, or a list of splits such as [id, ood]")
     if "id" not in value:
         raise ValueError('leaves out "id", the split that selects; add it')
-    return tuple(_unique(value))
+    return tuple(unique(value))
 
 
 Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -138,11 +141,13 @@ MethodId = Annotated[str, AfterValidator(_known(METHODS))]
 Rates = tuple[float, ...]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """What a sweep file says: no unknown field, no conversion, nothing changed afterwards."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class Resources(_Strict):
+class Resources(Strict):
     """What one run occupies while it trains; never part of its identity."""
 
     cpus: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
@@ -160,16 +165,16 @@ class Resources(_Strict):
 ByModel = Annotated[dict[str, Resources], BeforeValidator(_per_model)]
 
 
-class Block(_Strict):
+class Block(Strict):
     """One product of models, datasets, methods, learning rates and seeds."""
 
     kind: Literal["finetune", "pretrain"] = "finetune"
-    models: Annotated[list[ModelId], Field(min_length=1), AfterValidator(_unique)]
-    datasets: Annotated[list[DatasetId], AfterValidator(_unique)] = []
-    methods: Annotated[list[MethodId], AfterValidator(_unique)] = []
+    models: Annotated[list[ModelId], Field(min_length=1), AfterValidator(unique)]
+    datasets: Annotated[list[DatasetId], AfterValidator(unique)] = []
+    methods: Annotated[list[MethodId], AfterValidator(unique)] = []
     learning_rates: Annotated[Any, BeforeValidator(_learning_rates)] = "default"
     """`default` (the method's own list), a list, or {method or family: list}."""
-    seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_unique)] = [0]
+    seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(unique)] = [0]
     epochs: Positive | None = None
     """None: the dataset's own number (paper, appendix A)."""
     batch_size: Positive = 32
@@ -313,7 +318,8 @@ def blocks_of(file: yaml_file.YamlFile) -> tuple[str, list[Block]]:
     top = dict(values)
     problems: list[str] = []
     name = top.pop("name", None)
-    if not isinstance(name, str) or not _is_name(name):
+    top.pop("tables", None)  # about numbers, not about runs: see `own_tables`
+    if not isinstance(name, str) or not is_name(name):
         text = "is missing; add `name: my_sweep`" if name is None else "letters, digits, . _ - only"
         problems.append(file.problem(("name",), f"{text}."))
     grids: Any = top.pop("grids", [{}])
@@ -363,7 +369,8 @@ def _is_blocks(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
 
 
-def _is_name(text: str) -> bool:
+def is_name(text: str) -> bool:
+    """Whether a sweep or a table can be called so."""
     return re.fullmatch(NAME, text) is not None
 
 
@@ -376,7 +383,7 @@ def _explain(
         location = (*found["loc"], *(raised.location if isinstance(raised, _At) else ()))
         location = tuple(part for part in location if part not in (FOR_ALL, PER_MODEL))
         inside = () if location and location[0] in above else prefix
-        yield file.problem((*inside, *location), _sentence(found))
+        yield file.problem((*inside, *location), sentence(found))
 
 
 _WANTED = {
@@ -393,16 +400,18 @@ _WANTED = {
 }
 
 
-def _sentence(found: ErrorDetails) -> str:
+def sentence(found: ErrorDetails, fields: Iterable[str] | None = None) -> str:
+    """One of pydantic's findings, with its remedy; `fields`: of another model than `Block`."""
     kind, given, details = found["type"], found["input"], found.get("ctx", {})
-    if kind == "extra_forbidden" and found["loc"][-1] in ("name", "grids"):
+    if kind == "extra_forbidden" and fields is None and found["loc"][-1] in TOP_FIELDS:
         return "belongs at the top of the file; move it there"
     if given is None and kind.endswith("_type"):
         return "is empty; give a value, or leave the line out"
     if kind == "extra_forbidden":
-        fields = Resources.model_fields if "resources" in found["loc"] else Block.model_fields
-        known = [*fields, *(("name", "grids") if fields is Block.model_fields else ())]
-        return f"unknown field; {nearest(str(found['loc'][-1]), known)}"
+        if fields is None:
+            inside = "resources" in found["loc"]
+            fields = Resources.model_fields if inside else (*Block.model_fields, *TOP_FIELDS)
+        return f"unknown field; {nearest(str(found['loc'][-1]), fields)}"
     if kind in _WANTED:
         return _WANTED[kind].format(given)
     if kind == "value_error":

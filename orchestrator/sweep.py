@@ -12,8 +12,10 @@ from pathlib import Path
 from db.errors import SpecError
 from db.records import Run
 from orchestrator import yaml_file
+from orchestrator.own_tables import tables_of
 from orchestrator.spec import Block, Resources, blocks_of
 from orchestrator.where import Where
+from reports.declared import Declared
 from worker.context import Keep
 from worker.data import DATASETS, Dataset
 from worker.kinds import KINDS
@@ -45,6 +47,8 @@ class Sweep:
     name: str
     text: str
     planned: tuple[Planned, ...]
+    tables: tuple[Declared, ...] = ()
+    """What its `tables:` declares, for reports; nothing of it decides a run."""
 
     @property
     def requested(self) -> list[Run]:
@@ -64,6 +68,7 @@ def loads(text: str, name: str) -> Sweep:
 
 def _expand(file: yaml_file.YamlFile) -> Sweep:
     name, blocks = blocks_of(file)
+    tables = tables_of(file, blocks)
     planned: dict[str, Planned] = {}
     for index, block in enumerate(blocks):
         for new in _runs(block):
@@ -75,7 +80,7 @@ def _expand(file: yaml_file.YamlFile) -> Sweep:
                         raise SpecError(file.problem(("grids", index, field), text))
             if old is None or (new.requested and not old.requested):
                 planned[new.run.id] = new
-    return Sweep(name, file.text, tuple(planned.values()))
+    return Sweep(name, file.text, tuple(planned.values()), tables)
 
 
 def _runs(block: Block) -> Iterator[Planned]:

@@ -238,7 +238,7 @@ def _summary(declared: Declared, cells: Cells, labels: Labels) -> Table:
         key = model, dataset, method
         if all(cells[split][key].value is not None for split in declared.splits):
             scored.setdefault(method, set()).add((model, dataset))
-    first = [method for method in declared.methods if method in scored] or list(scored)
+    first = [method for method in declared.over if method in scored] or list(scored)
     common = sorted(set.intersection(*(scored[method] for method in first))) if first else []
     if not common:
         names = ", ".join(_ordered(first, labels.methods)) or "that were asked for"
@@ -280,9 +280,9 @@ def _summary(declared: Declared, cells: Cells, labels: Labels) -> Table:
 
 
 def _about(declared: Declared, key: Key) -> bool:
-    """Whether a summary is about a cell, by its model and dataset."""
-    model, dataset, _ = key
-    return model in (declared.models or (model,)) and dataset in (declared.datasets or (dataset,))
+    """Whether a summary is about a cell."""
+    wanted = declared.models, declared.datasets, declared.methods
+    return all(not names or name in names for name, names in zip(key, wanted, strict=True))
 
 
 def _of(entry: Entry, asked: int) -> Entry:
