@@ -25,21 +25,8 @@ SEEDS = 3
 """… and seeds, where the paper prints an interval."""
 NO_SCHEDULE = ("linear_probe", "gradual_unfreezing")
 """Methods whose learning rate follows no cosine."""
-OF_THE_METHOD = {
-    "lars": "LARS is layer-wise; the published runs' equals SGD with momentum",
-    "sgd_low_lr_embed": "CLIP's projection is trained; the published runs never update it",
-    "lp_ft_sgd": "learning rates are divided by 10; the published runs' are not",
-    "lp_ft_adamw": "learning rates are divided by 10; the published runs' are not",
-    "lp_ft_sgd_freeze_embed": "learning rates are divided by 10; the published runs' are not",
-}
-OF_THE_MODEL = {
-    "vit_b16_in21k": "normalised as its weights were trained; the published runs by ImageNet's "
-    "mean and deviation",
-}
-OF_THE_DATASET = {
-    "waterbirds": "epoch and rate chosen on the validation set; the published runs' on the test "
-    "groups",
-}
+LP_FT = "lp_ft_"
+"""How the methods begin that start from a linear probe."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +39,24 @@ class Setting:
 
 
 SETTINGS = (
-    Setting("schedule", lambda run: run.method not in NO_SCHEDULE, lambda run: "cosine_per_epoch"),
+    Setting(
+        "schedule",
+        lambda run: run.method not in NO_SCHEDULE,
+        lambda run: "cosine_per_epoch",
+    ),
     Setting("weight_decay", lambda run: "adamw" in run.method, lambda run: 0.0),
     Setting("epochs", lambda run: run.dataset in EPOCHS, lambda run: EPOCHS[run.dataset]),
     Setting("batch_size", lambda run: True, lambda run: BATCH),
     Setting("clip_norm", lambda run: True, lambda run: None),
     Setting("precision", lambda run: True, lambda run: "fp32"),
+    Setting("resize", lambda run: run.dataset in ("living17", "waterbirds"), lambda run: "short"),
+    Setting(
+        "sup_vit_normalization",
+        lambda run: run.model == "vit_b16_in21k",
+        lambda run: "imagenet",
+    ),
+    Setting("waterbirds_selection", lambda run: run.dataset == "waterbirds", lambda run: "test"),
+    Setting("low_lr_proj", lambda run: run.method == "sgd_low_lr_embed", lambda run: "fixed"),
 )
 
 
@@ -89,42 +88,46 @@ class Likeness:
 
     def miniature(self, key: Key) -> str:
         """Why a cell is no measurement on the real data; empty where it is one."""
-        dataset = key[1]
         if any((r.data_fingerprint or "").startswith(MINIATURE) for r in self._study.members[key]):
-            return f"runs of {dataset} had miniature data, not the real one"
+            return "miniature data, not the real one"
         images = self._contents[key].images_per_split
-        if images is not None:
-            return f"at most {images:,} images of each split were used"
-        return ""
+        return "" if images is None else f"at most {images:,} images of each split"
 
     def weights(self, key: Key) -> str:
         """How a cell's runs started otherwise than the paper's; empty where they did not."""
         if self.imported(key):
             return ""
+        model, _, method = key
         given = self._contents[key].weights
         if given == "random":
-            return "random weights; the paper's are pretrained"
-        if given.startswith("run:") and key[0] not in PRETRAINED:
-            return f"weights of {given}; the paper's are the publishers'"
-        if len(self._weights.get(key[0], ())) > 1:
-            return f"runs of {key[0]} started from weights of different checksums"
+            return "random weights, not pretrained ones"
+        if given.startswith("run:") and model not in PRETRAINED and not method.startswith(LP_FT):
+            return f"weights of {given}, not the published ones"
         return ""
 
-    def protocol(self, key: Key) -> tuple[str, ...]:
+    def checksums(self, key: Key) -> str:
+        """Whether a model's runs started from several files of weights; empty where not."""
+        several = len(self._weights.get(key[0], ())) > 1
+        return f"weights of different checksums among the runs of {key[0]}" if several else ""
+
+    def protocol(self, key: Key) -> Iterator[str]:
         """Where a cell's settings are not the published runs'."""
         if self.imported(key):
-            return ()
+            return
         run = self._contents[key]
-        fields = tuple(
-            f"{one.name} {getattr(run, one.name)}; the published runs' is {one.published(run)}"
-            for one in SETTINGS
-            if one.applies(run) and getattr(run, one.name) != one.published(run)
-        )
-        model, dataset, method = key
-        known = (
-            OF_THE_METHOD.get(method), OF_THE_MODEL.get(model), OF_THE_DATASET.get(dataset)
-        )  # fmt: skip
-        return (*fields, *(text for text in known if text))
+        for one in SETTINGS:
+            here, there = getattr(run, one.name), one.published(run)
+            if one.applies(run) and here != there:
+                yield f"{one.name} {here}; of the published runs {there}"
+        if run.method == "lars":
+            yield "LARS is layer-wise; of the published runs it equals SGD with momentum"
+        if run.method.startswith(LP_FT) and self._divided(key):
+            yield "learning rates divided by 10; of the published runs they are not"
+
+    def _divided(self, key: Key) -> bool:
+        """Whether the rates of a cell stay below the undivided list's last one."""
+        last = 1e-4 if "adamw" in key[2] else 1e-2
+        return max(run.learning_rate for run in self._study.members[key]) < 0.5 * last
 
     def choice(self, cell: Cell, seeds: int = 1) -> Iterator[str]:
         """What a cell's own choice leaves open, where the published one averages `seeds`."""

@@ -156,10 +156,12 @@ class _Notes:
     def lines(self) -> tuple[str, ...]:
         """One sentence a note, without its full stop."""
         study = self._evidence.study
-        lines = [f"{_numbers(keys)} left out: {why}" for why, keys in sorted(self._barred.items())]
-        if self._unfinished:
-            count = "count as they are" if study.partial else "left out: runs are missing"
-            lines.append(f"{_numbers(self._unfinished)} {count}")
+        left = [(len(keys), why) for why, keys in sorted(self._barred.items())]
+        if self._unfinished and not study.partial:
+            left.append((len(self._unfinished), "runs missing"))
+        lines = ["left out: " + "; ".join(f"{n} with {why}" for n, why in left)] if left else []
+        if self._unfinished and study.partial:
+            lines.append(f"{_numbers(self._unfinished)} with runs missing")
         if self._imported:
             lines.append(f"{_numbers(self._imported)} imported, not measured here")
         if self._diverged:
