@@ -41,6 +41,7 @@ ADDED_LATER: Mapping[str, object] = {
     "low_lr_proj": "trained",
     "l2_sp": "paper",
     "method_code": "",
+    "head": "new",
 }
 
 # What a cell of a table is chosen over (PROTOCOL: learning rate, tuned hyperparameters, seeds).
@@ -125,6 +126,11 @@ class Run:
     """The form of the penalty: `paper` or `authors`."""
     method_code: str = ""
     """A hash of the code of a method that a plugin declares; empty: the project's own."""
+    head: str = "new"
+    """Where the classification head starts: `new`, or `probe:<id>/<variant>`, the head that a run
+    of kind `linear_probe` left, which must be done first. Of the two, the variant alone is part of
+    this run's: probes of other seeds have other ids.
+    """
     kind_version: int = 1
     model_version: int = 1
     dataset_version: int = 1
@@ -145,7 +151,10 @@ class Run:
             if name not in _NOT_VARIANT
             and (name not in ADDED_LATER or own[name] != ADDED_LATER[name])
         )
-        return _variant(names, *[own[name] for name in names])
+        values = [own[name] for name in names]
+        if "head" in names:
+            values[names.index("head")] = self.head.partition("/")[2]
+        return _variant(names, *values)
 
     @cached_property
     def spelled(self) -> str:
@@ -160,7 +169,18 @@ class Run:
     @property
     def needs(self) -> tuple[str, ...]:
         """Ids of the runs that must be done before this one can start."""
-        return (self.weights[4:],) if self.weights.startswith("run:") else ()
+        return tuple(need for need in (self.pretraining, self.probe) if need is not None)
+
+    @property
+    def pretraining(self) -> str | None:
+        """The id of the `pretrain` run whose weights the run starts from, where there is one."""
+        return self.weights[4:] if self.weights.startswith("run:") else None
+
+    @property
+    def probe(self) -> str | None:
+        """The id of the linear probe whose head the run starts from; None: a new head."""
+        probe = self.head.removeprefix("probe:").partition("/")[0]
+        return None if self.head == "new" else probe
 
     def content(self) -> dict[str, Any]:
         """The identity as plain JSON values, without later fields at their neutral value."""
@@ -234,6 +254,8 @@ class EpochRecord:
         return cls(**{**values, "metrics": tuple(Metric(**m) for m in values["metrics"])})
 
 
+HEAD_NAME = "head.safetensors"
+"""The artifact of a linear probe that runs start from, and its file in the probe's folder."""
 KEPT_NAMES = ("best", "last")
 """Artifacts that a sweep asked a run to keep (`keep:`); other runs start from none of them."""
 

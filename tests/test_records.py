@@ -24,6 +24,7 @@ CHANGES = {
     "images_per_split": 4, "source": "import:paper",
     "sup_vit_normalization": "imagenet", "waterbirds_selection": "test", "resize": "square",
     "low_lr_proj": "fixed", "l2_sp": "authors", "method_code": "0123456789abcdef",
+    "head": "probe:0123456789abcdef/01234567",
     "kind_version": 2, "model_version": 2, "dataset_version": 2, "method_version": 2,
 }  # fmt: skip
 
@@ -48,6 +49,24 @@ def test_a_variant_is_what_a_cell_does_not_choose_over() -> None:
     for name, value in CHANGES.items():
         equal = a_run(**{name: value}).variant == a_run().variant
         assert equal == (name in same), name
+
+
+def test_of_a_probe_the_variant_alone_is_part_of_a_cells() -> None:
+    """Each seed has a probe of its own; all of them belong to one cell."""
+    one, two, other = (
+        a_run(seed=seed, head=f"probe:{seed:016x}/{variant}")
+        for seed, variant in ((0, "aaaaaaaa"), (1, "aaaaaaaa"), (0, "bbbbbbbb"))
+    )
+    assert one.variant == two.variant != other.variant
+    assert len({one.id, two.id, other.id}) == 3
+
+
+def test_a_run_needs_its_pretraining_and_then_its_probe() -> None:
+    assert a_run().needs == ()
+    assert a_run(weights="run:0123").needs == ("0123",)
+    both = a_run(weights="run:0123", head="probe:4567/89")
+    assert both.needs == ("0123", "4567")
+    assert (both.pretraining, both.probe) == ("0123", "4567")
 
 
 def test_a_later_field_keeps_old_ids(monkeypatch: pytest.MonkeyPatch) -> None:

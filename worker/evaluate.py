@@ -121,6 +121,23 @@ def headline(split: Split, correct: Tensor, n: Tensor, train_counts: Tensor) -> 
     return Metric(split.name, "", split.metric, value, None, int(n.sum()))
 
 
+def measured(data: Loaded, split: Split, correct: Tensor) -> list[Metric]:
+    """The headline of a split, then the accuracy of each of its groups where it has groups.
+
+    `correct`: (groups,) images of each group that are right.
+    """
+    n = torch.bincount(data.splits[split.name].groups, minlength=len(data.groups))
+    found = [headline(split, correct, n, data.train_group_counts())]
+    if len(data.groups) > 1:
+        named = zip(data.groups, correct.tolist(), n.tolist(), strict=True)
+        found += [
+            Metric(split.name, name, "accuracy", right / size, right, size)
+            for name, right, size in named
+            if size
+        ]
+    return found
+
+
 def evaluation(
     model: nn.Module, data: Loaded, splits: Iterable[Split], eye: Eye, tally: Tally
 ) -> Generator[tuple[int, int], None, None]:
@@ -136,16 +153,7 @@ def evaluation(
         images = data.splits[split.name]
         yield from count_correct(model, images, len(data.groups), eye, tally)
         assert tally.correct is not None
-        n = torch.bincount(images.groups, minlength=len(data.groups))
-        found = [headline(split, tally.correct, n, data.train_group_counts())]
-        if len(data.groups) > 1:
-            named = zip(data.groups, tally.correct.tolist(), n.tolist(), strict=True)
-            found += [
-                Metric(split.name, name, "accuracy", right / size, right, size)
-                for name, right, size in named
-                if size
-            ]
-        tally.metrics += found
+        tally.metrics += measured(data, split, tally.correct)
         tally.seen, tally.correct = 0, None
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from db.records import Artifact, Cause, EpochRecord, Provenance
 
 History = tuple[EpochRecord, ...]
-Doing = Literal["decoding", "training", "evaluating"]
+Doing = Literal["decoding", "training", "evaluating", "extracting", "fitting"]
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Progress:
 
     epoch: int
     step: int
-    """Of training; images that are decoded or evaluated."""
+    """Of training; images that are decoded, evaluated or turned into features; fits of a path."""
     steps: int
-    """In all: of the epoch, the dataset, the split."""
+    """In all: of the epoch, the dataset, the split, every split, the path."""
     doing: Doing = "training"
 
 

@@ -56,9 +56,9 @@ def build(run: Run, classes: int, runs: Path, weights: Path | None = None) -> Bu
     model = new_model(entry, classes)
     if run.weights == "random":
         return Built(model, "")
-    if not run.needs:
+    if run.pretraining is None:
         return Built(model, load_published(model, entry, weights))
-    path = artifact_path(runs, run.needs[0])
+    path = artifact_path(runs, run.pretraining)
     if not path.is_file():
         raise MissingInputs(
             f"{path} is missing; make it with: orch runs run {path.parent.name} --local"
