@@ -334,8 +334,8 @@ def find(asked: str, own: Iterable[Declared] = ()) -> Declared:
     if asked in names:
         return names[asked]
     close = difflib.get_close_matches(asked, names, n=1, cutoff=0.5)
-    nearest = f' did you mean "{close[0]}"?' if close else ""
+    nearest = f'; did you mean "{close[0]}"?' if close else "."
     raise ReportError(
-        f'there is no table "{asked}";{nearest} There are, by name: {", ".join(names)}; '
+        f'there is no table "{asked}"{nearest} There are, by name: {", ".join(names)}; '
         f"by the paper's number: 1 to {max(NUMBERED)}."
     )

@@ -54,7 +54,7 @@ SPLIT_TITLES = {"id": "ID", "ood": "OOD", "id_test": "ID test"}
 
 
 class NoRuns(ReportError):
-    """The study has no run that the table is about."""
+    """The study has no run that the table is about, or none with the split that it shows."""
 
 
 def build(declared: Declared, study: Study, labels: Labels | None = None) -> Table:
@@ -183,7 +183,7 @@ def _shown(
                 lacking[dataset] = lacking.get(dataset, True) and empty
     shown = [dataset for dataset, lacks in lacking.items() if not lacks]
     if lacking and not shown:
-        raise ReportError(
+        raise NoRuns(
             f"no finished run has a value of the split {' or '.join(declared.splits)}: "
             "`evaluate:` in the sweep file says which splits its runs evaluate."
         )
