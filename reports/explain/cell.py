@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,9 @@ from db.engines import among
 from db.reading import METRICS, SWEEP_RUNS, SWEEPS, Reader
 from db.records import ADDED_LATER, CELL, CHOSEN_OVER, Run, RunBrief
 from reports import select
+from reports.entries import Entry
 from reports.explain.records import Number
+from reports.render.text import segments
 from reports.select import Cell, Rule
 from reports.study import Study
 
@@ -66,17 +68,23 @@ def splits_of(reader: Reader, run_keys: Sequence[int]) -> tuple[str, ...]:
     return (*SHOWN_FIRST, *sorted(found.difference(SHOWN_FIRST)))
 
 
-def identity_of(run: Run) -> dict[str, Any]:
-    """Every field of the cell's variant, those that joined later too, in their order."""
-    content = {**ADDED_LATER, **run.content()}
+def identity_of(runs: Iterable[Run]) -> dict[str, Any]:
+    """What the runs of one variant share: its fields, those that joined later too, in their order.
+
+    A head that comes from the linear probe of the same seed is each run's own.
+    """
+    contents = [{**ADDED_LATER, **run.content()} for run in runs]
     return {
-        name: content[name]
+        name: contents[0][name]
         for name in Run.__dataclass_fields__
         if name not in (*CELL, *CHOSEN_OVER)
+        and all(content[name] == contents[0][name] for content in contents)
     }
 
 
 def number(cell: Cell, split: str) -> Number:
-    """What a table prints of a cell."""
-    shown = "—" if cell.value is None else f"{cell.value:.1f}"
-    return Number(split, cell.metric, cell.value, cell.ci90, shown, cell.values, cell.reason)
+    """What a table prints of a cell, but for what compares it with others."""
+    entry = Entry(cell.model, cell.method, cell.dataset, split, cell)
+    printed = "".join(piece for piece, _ in segments(entry))
+    values = (cell.value, cell.ci90, entry.shown, printed, cell.values, cell.reason)
+    return Number(split, cell.metric, *values)

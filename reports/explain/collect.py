@@ -12,7 +12,7 @@ from db.records import RESULTS, Attempt, Run
 from reports import select
 from reports.explain import words
 from reports.explain.cell import OOD, Asking, OneCell, asking_for, identity_of, number, splits_of
-from reports.explain.protocol import differences
+from reports.explain.protocol import differences, published
 from reports.explain.provenance import provenance, versions
 from reports.explain.records import (
     Alternative,
@@ -68,7 +68,7 @@ def _whole(
     runs = tuple(_with_rates_reason(run, rates) for run in runs)
     numbers = tuple(number(study.cells(split)[key], split) for split in splits)
     cell = study.cells(OOD)[key]
-    identity = identity_of(next(iter(contents.values())))
+    identity = identity_of(contents.values())
     measured = [one for one in runs if one.score is not None]
     found = dataclasses.replace(
         begun,
@@ -83,11 +83,14 @@ def _whole(
         rates=rates,
         runs=runs,
         alternatives=tuple(_alternatives(study, key, splits, numbers)),
-        provenance=provenance(measured, {score.run.id: score.run for score in scores}),
+        provenance=provenance(
+            measured, {score.run.id: (score.run, contents[score.run.key]) for score in scores}
+        ),
         versions=versions(measured),
         events=tuple(words.events(runs, identity)),
         identity=identity,
         differences=tuple(differences(study.runs, identity, miniature=begun.miniature)),
+        published=published(study, key, miniature=begun.miniature),
     )
     return dataclasses.replace(found, why=tuple(words.why(found)))
 

@@ -6,9 +6,12 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from db.records import RunBrief
+from db.records import ADDED_LATER, RunBrief
 from reports.declared import PAPER_DATASETS, PAPER_MODELS
 from reports.explain.records import Difference
+from reports.likeness import EPOCHS, NO_SCHEDULE, Likeness
+from reports.select import Key
+from reports.study import Study
 
 SGD = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 ADAMW = (3e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4)
@@ -23,12 +26,17 @@ METHODS: Mapping[str, tuple[tuple[float, ...], float]] = {
     "sgd_freeze_embed_not_layernorm": (SGD, 0.0),
     "sgd_freeze_stem": (SGD, 0.0),
     "sgd_low_lr_embed": (SGD, 0.0),
+    "gradual_unfreezing": (ADAMW, 0.0),
 }
 """Learning rates and weight decay of the methods that have the paper's plain lists."""
-EPOCHS = {
-    "living17": 20, "waterbirds": 20, "domainnet": 50, "fmow": 5, "camelyon17": 3, "cifar10": 20,
-}  # fmt: skip
-AUTHORS = {("weight_decay", 0.0), ("schedule", "cosine_per_epoch")}
+AUTHORS = {
+    ("weight_decay", 0.0),
+    ("schedule", "cosine_per_epoch"),
+    ("sup_vit_normalization", "imagenet"),
+    ("waterbirds_selection", "test"),
+    ("low_lr_proj", "fixed"),
+    ("l2_sp", "authors"),
+}
 """What the authors' code does where the paper says otherwise."""
 
 
@@ -44,25 +52,35 @@ def differences(
         yield Difference("dataset", dataset, "", "not one of the paper's datasets")
     elif miniature:
         yield Difference("data", "a generated miniature", "the real images")
+    if identity["source"]:
+        return
     rates, decay = METHODS.get(method, (None, None))
     tried = sorted({run.learning_rate for run in runs})
     if rates is not None and tried != list(rates):
         yield Difference("learning rates", _listed(tried), _listed(rates))
-    wanted = {
+    wanted: dict[str, object] = {
         **({"epochs": EPOCHS[dataset]} if dataset in EPOCHS else {}),
         **({"weight_decay": decay} if method in METHODS else {}),
+        **({} if method in NO_SCHEDULE else {"schedule": "cosine_per_step"}),
         "batch_size": 32,
-        "schedule": "cosine_per_step",
-        "precision": "fp32",
         "clip_norm": None,
-        "images_per_split": None,
     }
-    for name, paper in wanted.items():
+    if identity["kind"] != "finetune":
+        wanted = {}
+    later = {name: ADDED_LATER[name] for name in ADDED_LATER if name not in ("source", "head")}
+    for name, paper in {**wanted, "precision": "fp32", **later}.items():
         if identity[name] != paper:
             note = "as in the authors' code" if (name, identity[name]) in AUTHORS else ""
             yield Difference(name, _spelled(identity[name]), _spelled(paper), note)
     if identity.get("weights") == "random":
         yield Difference("weights", "random", "pretrained")
+
+
+def published(study: Study, key: Key, *, miniature: bool) -> tuple[str, ...]:
+    """Where the cell leaves the authors' runs; nothing for a cell that they have not."""
+    if key[0] not in PAPER_MODELS or key[1] not in PAPER_DATASETS or miniature:
+        return ()
+    return tuple(Likeness(study).protocol(key))
 
 
 def _listed(rates: Iterable[float]) -> str:

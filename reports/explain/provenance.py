@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from db.records import RunBrief
+from db.records import Run, RunBrief
 from reports.explain import words
 from reports.explain.records import RunAudit, Shared
 
@@ -12,7 +12,9 @@ FIELDS = ("host", "device", "precision", "threads", "micro_batch")
 """Of an attempt."""
 
 
-def provenance(runs: Iterable[RunAudit], briefs: Mapping[str, RunBrief]) -> dict[str, Shared]:
+def provenance(
+    runs: Iterable[RunAudit], stored: Mapping[str, tuple[RunBrief, Run]]
+) -> dict[str, Shared]:
     """What the stored numbers were measured with; a run that changed machines has several."""
     found: dict[str, dict[str, list[str]]] = {}
 
@@ -28,11 +30,13 @@ def provenance(runs: Iterable[RunAudit], briefs: Mapping[str, RunBrief]) -> dict
                 for what in FIELDS:
                     if (value := getattr(one, what)) is not None:
                         note(what, value, run.id)
-        brief = briefs[run.id]
+        brief, content = stored[run.id]
         if brief.data_fingerprint:
             note("data", brief.data_fingerprint, run.id)
         if brief.weights_sha256 is not None:
             note("weights", brief.weights_sha256 or "random", run.id)
+        if content.probe:
+            note("head", content.probe, run.id)
     return _frozen(found)
 
 

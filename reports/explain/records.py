@@ -26,6 +26,8 @@ class Number:
     """Half-width of the 90% interval over seeds; None for one seed."""
     shown: str
     """One decimal, or a dash."""
+    printed: str
+    """The same with its interval and marks, without what compares it with other cells."""
     values: tuple[float, ...]
     """Of each chosen run, in the order of their seeds."""
     reason: str
@@ -235,6 +237,8 @@ class Audit:
     """The fields that every run of the cell shares."""
     differences: tuple[Difference, ...] = ()
     """From the paper's protocol."""
+    published: tuple[str, ...] = ()
+    """From the runs behind the published figures, which are those of the authors' code."""
 
     def as_json(self) -> dict[str, Any]:
         """The same as plain JSON values."""

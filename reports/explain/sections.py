@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from reports.entries import Labels
 from reports.explain import plot, words
 from reports.explain.records import Audit, RateAudit, RunAudit, Shared, VariantAudit
-from reports.tables import Labels
 
 CHOSEN = "→"
 DIGITS = 12
@@ -73,6 +73,10 @@ def sections_of(audit: Audit, *, colour: bool) -> Iterator[Section]:
     yield Section("What happened on the way", sentences=audit.events)
     yield Section("What every run of the cell shares", pairs=(("", _identity(audit)),))
     yield Section("What differs from the paper's protocol", sentences=tuple(_differences(audit)))
+    yield Section(
+        "What differs from the runs behind the published figures",
+        sentences=tuple(f"{text}." for text in audit.published),
+    )
 
 
 # Numbers, rates, runs
@@ -81,10 +85,9 @@ def sections_of(audit: Audit, *, colour: bool) -> Iterator[Section]:
 def _numbers(audit: Audit) -> Grid:
     rows, styles = [], []
     for number in audit.numbers:
-        interval = f" ±{number.ci90:.1f}" if number.ci90 is not None else ""
         each = ", ".join(f"{value:.2f}" for value in number.values)
         what = f"seeds: {each}" if len(number.values) > 1 else each and f"unrounded: {each}"
-        rows.append((words.split_name(number.split), number.shown + interval, number.metric, what))
+        rows.append((words.split_name(number.split), number.printed, number.metric, what))
         styles.append("1" if number.split == "ood" else "")
     return Grid(("", "printed", "metric", ""), tuple(rows), frozenset(), tuple(styles))
 
@@ -273,6 +276,8 @@ def _measured(audit: Audit) -> Iterator[tuple[str, str]]:
         )
         known = {k: v for k, v in audit.provenance["weights"].items() if k != "random"}
         yield "weights", origin + (f", SHA-256 {_shared(known, short=True)}" if known else "")
+    if heads := audit.provenance.get("head"):
+        yield "head", f"of linear probe {_shared(heads, short=True)}"
 
 
 def _shared(values: Shared, *, short: bool = False) -> str:
@@ -311,7 +316,7 @@ def _differences(audit: Audit) -> Iterator[str]:
 
 
 def _variant(one: VariantAudit) -> str:
-    values = ", ".join(f"{words.split_name(n.split)} {n.shown}" for n in one.numbers[:2])
+    values = ", ".join(f"{words.split_name(n.split)} {n.printed}" for n in one.numbers[:2])
     rate = "no rate chosen" if one.learning_rate is None else f"at rate {one.learning_rate:g}"
     fields = ", ".join(f"{name} {value}" for name, value in one.differs.items())
     sweeps = f"; sweep{'s' if len(one.sweeps) > 1 else ''} {words.listed(one.sweeps)}"

@@ -6,9 +6,9 @@ import json
 import textwrap
 from collections.abc import Iterator, Sequence
 
+from reports.entries import Labels
 from reports.explain.records import Audit
 from reports.explain.sections import Grid, Section, sections_of, title_of
-from reports.tables import Labels
 
 FORMATS = ("text", "markdown", "json")
 WIDTH = 78

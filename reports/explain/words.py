@@ -168,13 +168,15 @@ def why(audit: Audit) -> Iterator[str]:
             "The data is a miniature, generated in the layout of the real dataset: never compare "
             "the number with the paper's."
         )
-    imported = {run.source for run in audit.runs if run.source}
-    if imported:
-        count = sum(bool(run.source) for run in audit.runs)
+    elsewhere = [run for run in audit.runs if run.score is not None and not run.attempts]
+    if elsewhere:
+        count = len(elsewhere)
+        sources = sorted({run.source for run in elsewhere if run.source})
+        origin = f" ({listed(sources)})" if sources else ""
         yield (
-            f"{plural(count, 'run')} of {len(audit.runs)} "
-            f"{'was' if count == 1 else 'were'} imported from {listed(sorted(imported))}: "
-            "nothing is known of how they were trained."
+            f"{count} of {plural(len(audit.runs), 'run')} {'was' if count == 1 else 'were'} "
+            f"imported{origin}, not measured here: on which machine, and with which versions, is "
+            "not known."
         )
 
 
