@@ -323,7 +323,11 @@ def _sweeps(
             ours = writing.execute(
                 sa.select(SWEEPS).where(SWEEPS.c.name == theirs.name)
             ).one_or_none()
-            newer = ours is None or theirs.created > ours.created
+            # A sweep that was imported without its file leaves the other store's file alone.
+            newer = ours is None or (bool(theirs.yaml), theirs.created) > (
+                bool(ours.yaml),
+                ours.created,
+            )
             text = {name: getattr(theirs, name) for name in _SWEEP_TEXT}
             if ours is None:
                 insert = sa.insert(SWEEPS).values(text).returning(SWEEPS.c.id)

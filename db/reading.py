@@ -6,7 +6,7 @@ import json
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, Self, cast
 
 import sqlalchemy as sa
 
@@ -36,26 +36,6 @@ EPOCHS = cast("sa.Table", schema.EpochRow.__table__)
 METRICS = cast("sa.Table", schema.MetricRow.__table__)
 ARTIFACTS = cast("sa.Table", schema.ArtifactRow.__table__)
 VOIDS = cast("sa.Table", schema.VoidRow.__table__)
-
-
-class LongRow(NamedTuple):
-    """One measured number: the long format of `orch export`."""
-
-    sweep: str
-    model: str
-    dataset: str
-    method: str
-    lr: float
-    seed: int
-    epoch: int
-    split: str
-    metric: str
-    value: float
-    group: str
-    n: int | None
-    hyperparameters: str
-    variant: str
-    run_id: str
 
 
 class Reader:
@@ -297,30 +277,6 @@ class Reader:
             return {
                 (kind, model, dataset): s for kind, model, dataset, s in connection.execute(query)
             }
-
-    def long_rows(self, sweep: str | None = None) -> Iterator[LongRow]:
-        """Every measured number in a fixed order, so that two exports can be compared."""
-        lists = self.sweeps() if sweep is None else [self.sweep(sweep)]
-        for name in sorted(s.name for s in lists):
-            query = (
-                sa.select(
-                    SWEEPS.c.name, RUNS.c.model, RUNS.c.dataset, RUNS.c.method,
-                    RUNS.c.learning_rate, RUNS.c.seed, METRICS.c.epoch, METRICS.c.split,
-                    METRICS.c.metric, METRICS.c.value, METRICS.c.group, METRICS.c.n,
-                    RUNS.c.hyperparameters, RUNS.c.variant, RUNS.c.id,
-                )
-                .join(SWEEP_RUNS, SWEEP_RUNS.c.sweep_id == SWEEPS.c.id)
-                .join(RUNS, RUNS.c.key == SWEEP_RUNS.c.run_key)
-                .join(METRICS, METRICS.c.run_key == RUNS.c.key)
-                .where(SWEEPS.c.name == name)
-                .order_by(
-                    SWEEP_RUNS.c.position, METRICS.c.epoch, METRICS.c.split, METRICS.c.group,
-                    METRICS.c.metric,
-                )
-            )  # fmt: skip
-            with self.read(stream=True) as connection:
-                for row in connection.execute(query):
-                    yield LongRow._make(row)
 
     def artifacts(self) -> dict[str, list[dict[str, Any]]]:
         """The files that finished runs left, by run id."""

@@ -90,7 +90,7 @@ def _add(connection: sa.Connection, runs: dict[str, Run]) -> tuple[dict[str, int
     """Insert the runs that are new, with what they need; returns all their keys, and how many."""
     keys = keys_of(connection, runs)
     new = [run for run_id, run in runs.items() if run_id not in keys]
-    insert_all(connection, RUNS, _RUN_COLUMNS, [_run_row(run) for run in new])
+    insert_all(connection, RUNS, RUN_COLUMNS, [run_row(run) for run in new])
     keys |= keys_of(connection, [run.id for run in new])
     needs = [(run.id, needed) for run in new for needed in run.needs]
     if needs:
@@ -143,13 +143,14 @@ def _insert_places(
     insert_all(connection, SWEEP_RUNS, columns, [(sweep, key, *place) for key, place in places])
 
 
-_RUN_COLUMNS = (
+RUN_COLUMNS = (
     "id", "kind", "model", "dataset", "method", "learning_rate", "hyperparameters", "seed",
     "variant", "epochs", "content", "state", "fence",
 )  # fmt: skip
 
 
-def _run_row(run: Run) -> tuple[object, ...]:
+def run_row(run: Run) -> tuple[object, ...]:
+    """A new run as a row of `RUN_COLUMNS`: pending, and never tried."""
     return (
         run.id, run.kind, run.model, run.dataset, run.method, run.learning_rate,
         run.spelled_hyperparameters, run.seed, run.variant, run.epochs, run.spelled, "pending", 0,

@@ -14,6 +14,7 @@ from conftest import Orch, PostgresServer, a_history, a_run
 from db import copying
 from db.copying import Copied, copy
 from db.errors import StoreError
+from db.exporting import long_rows
 from db.records import Artifact, Provenance, Run
 from db.store import Store
 
@@ -108,7 +109,7 @@ def told(store: Store) -> dict[str, object]:
             run_id: [{k: v for k, v in file.items() if k != "run_key"} for file in files]
             for run_id, files in store.artifacts().items()
         },
-        "rows": list(store.long_rows()),
+        "rows": list(long_rows(store, times=True)),
     }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from conftest import a_history, a_run
 from db.errors import NotFound, StoreError, Superseded
+from db.exporting import long_rows
 from db.records import Artifact, Claim, Provenance, Run
 from db.store import Store
 from reports import select
@@ -94,7 +95,7 @@ def test_voided_numbers_are_kept_and_in_no_table(store: Store) -> None:
     assert (stored.data_fingerprint, stored.weights_sha256) == (None, None)
     assert store.history(key) == ()
     assert run.id not in store.artifacts()
-    assert {row.run_id for row in store.long_rows()} == {other.id}
+    assert {row.run_id for row in long_rows(store) if row.value is not None} == {other.id}
     (void,) = store.voids(key)
     assert list(void.history) == a_history(run)
     assert (void.state, void.attempt, void.reason) == ("done", 1, "the labels were wrong")

@@ -11,6 +11,7 @@ import pytest
 
 from conftest import PostgresServer
 from db.errors import StoreMissing
+from db.exporting import long_rows
 from db.reading import Reader
 from launches import (
     LONG,
@@ -73,7 +74,7 @@ def poll(store: Path, over: threading.Event, faults: list[BaseException]) -> int
             reader = Reader.open(str(store))
             for info in reader.sweeps():
                 standing.of(reader, info.name).lines()
-            sum(1 for _ in reader.long_rows())
+            sum(1 for _ in long_rows(reader))
             times += 1
         except StoreMissing:
             over.wait(0.1)

@@ -138,6 +138,7 @@ def _commands() -> None:
     from orchestrator.cli import (
         claims,
         data,
+        exchanging,
         explain,
         extending,
         inputs,
@@ -151,8 +152,8 @@ def _commands() -> None:
     )
 
     modules = (
-        launching, extending, reporting, explain, claims, runs, data, inputs, models, methods, store,
-        verifying,
+        launching, extending, reporting, explain, claims, exchanging, runs, data, inputs, models,
+        methods, store, verifying,
     )  # fmt: skip
     for module in modules:
         for command in module.COMMANDS:
