@@ -206,7 +206,8 @@ class Run:
         return run
 
     def __str__(self) -> str:
-        return f"{self.model} {self.dataset} {self.method} lr={self.learning_rate:g} s{self.seed}"
+        rate = "" if self.kind == "linear_probe" else f" lr={self.learning_rate:g}"
+        return f"{self.model} {self.dataset} {self.method}{rate} s{self.seed}"
 
 
 @dataclass(frozen=True)

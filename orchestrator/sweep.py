@@ -6,7 +6,7 @@ The order is that of the file's lists, each run after what it needs, the same ev
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from db.errors import SpecError
@@ -18,9 +18,13 @@ from orchestrator.where import Where
 from reports.declared import Declared
 from worker.context import Keep
 from worker.data import DATASETS, Dataset
-from worker.kinds import KINDS
+from worker.kinds import KINDS, NO_RATE, PATH_STEPS, PROBE_BATCH
 from worker.methods import METHODS, Method
 from worker.models import MODELS, Model
+
+
+PROBE = "linear_probe"
+"""The method whose runs LP-FT starts from."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,12 @@ def _runs(block: Block) -> Iterator[Planned]:
                 for rate in block.rates(method):
                     for seed in block.seeds:
                         run = _finetuning(block, model, weights, dataset, method, rate, seed)
+                        if method.kind == "linear_probe":
+                            run = probing(run)
+                        elif method.starts_from == "probe":
+                            probe = probing(run)
+                            yield Planned(probe, resources, requested=False)
+                            run = replace(run, head=f"probe:{probe.id}/{probe.variant}")
                         yield Planned(run, resources, block.keep)
 
 
@@ -179,6 +189,32 @@ def pretraining(model: Model, seed: int, threads: int) -> Run:
         kind_version=KINDS["pretrain"].version,
         model_version=model.version,
         dataset_version=dataset.version,
+        method_version=method.version,
+    )
+
+
+def probing(run: Run) -> Run:
+    """The linear probe that is to `run` what LP-FT starts from: the same model, data and seed.
+
+    What only fine-tuning looks at is the same in all probes, so that they are shared.
+    """
+    method = METHODS[PROBE]
+    return replace(
+        run,
+        kind="linear_probe",
+        method=method.id,
+        learning_rate=NO_RATE,
+        epochs=PATH_STEPS,
+        batch_size=PROBE_BATCH,
+        micro_batch=PROBE_BATCH,
+        weight_decay=0.0,
+        schedule="none",
+        evaluate=run.evaluate + run.evaluate_on_improvement,
+        evaluate_on_improvement=(),
+        hyperparameters=(),
+        method_code="",
+        head="new",
+        kind_version=KINDS["linear_probe"].version,
         method_version=method.version,
     )
 

@@ -14,6 +14,13 @@ from worker.events import Event, Failed
 
 log = logging.getLogger(__name__)
 
+PATH_STEPS = 50
+"""Regularisations that a linear probe tries, each an epoch of its run."""
+PROBE_BATCH = 64
+"""Images that a linear probe shows its model at once: no number of the paper's depends on it."""
+NO_RATE = 1.0
+"""What stands for the learning rate of runs that have none; positive, as axes are logarithmic."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
@@ -30,6 +37,7 @@ KINDS: Catalog[Kind] = Catalog(
     [
         Kind(id="pretrain", run="worker.pretrain:pretrain"),
         Kind(id="finetune", run="worker.finetune:finetune"),
+        Kind(id="linear_probe", run="worker.probe:linear_probe"),
     ],
 )
 
