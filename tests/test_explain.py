@@ -333,7 +333,9 @@ def test_an_edge_rate_comes_with_the_command_that_goes_beyond(
     assert audit.choice is not None
     assert audit.choice.remedy == "orch extend --edges sweep && orch resume sweep"
     assert f"is the {place} rate tried: a better one may lie beyond" in text(audit)
-    assert "To try it: orch extend --edges sweep && orch resume sweep" in text(audit)
+    assert "To try it: `orch extend --edges sweep && orch resume sweep`." in text(audit)
+    command = next(x for x in explain.render(audit, "text").splitlines() if "orch extend" in x)
+    assert command.strip() == "`orch extend --edges sweep && orch resume sweep`."
 
 
 def test_an_edge_is_not_extended_while_runs_are_left_nor_above_divergence(lab: Lab) -> None:
@@ -368,7 +370,7 @@ def test_tuned_hyperparameters_are_chosen_with_the_rate(lab: Lab) -> None:
     assert audit.choice is not None
     assert audit.choice.hyperparameters == {"lambda": 1.0}
     assert audit.why[0].startswith("Rate 0.1 (lambda 1) was chosen: its ID is 60.00, 5.00 points")
-    assert "against the learning rate, lambda 1" in text(audit)
+    assert "in %, lambda 1" in text(audit)
 
 
 # Why a run does not count
@@ -701,10 +703,10 @@ def rich(lab: Lab) -> Lab:
 
 
 def test_no_line_is_wider_than_a_page(rich: Lab) -> None:
-    for style in ("text", "text"):
-        lines = explain.render(rich.audit(), style).splitlines()
-        assert max(map(len, lines)) <= 100
-        assert sum(len(line) > 80 for line in lines) <= 2
+    lines = explain.render(rich.audit(), "text").splitlines()
+
+    assert max(map(len, lines)) <= 100
+    assert [line for line in lines if len(line) > 80 and "`orch " not in line] == []
 
 
 def test_colour_changes_no_letter_and_a_pipe_has_none(rich: Lab) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from db.records import ADDED_LATER
 from reports.entries import Labels
 from reports.explain import plot, words
 from reports.explain.records import Audit, RateAudit, RunAudit, Shared, VariantAudit
 
 CHOSEN = "→"
+LACKS = 40
+"""Characters of what a rate lacks, in its line; each run says it again by itself."""
 DIGITS = 12
 """Of a checksum, in print; JSON has all."""
 STATES = {"diverged": "33", "failed": "31", "cancelled": "90", "voided": "90", "running": "36"}
@@ -63,11 +66,7 @@ def sections_of(audit: Audit, *, colour: bool) -> Iterator[Section]:
     yield Section("Why", sentences=audit.why)
     yield _rates(audit, colour=colour)
     yield _runs(audit)
-    without = [run for run in audit.runs if run.reason]
-    yield Section(
-        "Runs that do not count",
-        sentences=tuple(f"{words.run_name(run)}: {run.reason}." for run in without),
-    )
+    yield Section("Runs that do not count", sentences=tuple(_without(audit)))
     yield _alternatives(audit)
     yield Section("Measured with", pairs=tuple(_measured(audit)))
     yield Section("What happened on the way", sentences=audit.events)
@@ -131,7 +130,8 @@ def _standing(rate: RateAudit, audit: Audit) -> str:
     if rate.chosen:
         return "chosen"
     if not rate.competes:
-        return rate.lacks
+        missing = words.plural(rate.seeds_expected - rate.seeds, "seed")
+        return rate.lacks if len(rate.lacks) <= LACKS else f"lacks {missing}"
     return "next best" if audit.choice and rate == audit.choice.runner_up else ""
 
 
@@ -164,8 +164,8 @@ def _plot(audit: Audit, *, colour: bool) -> Iterator[str]:
     hollow = any(not whole for c in curves for _, whole in c.points.values())
     legend += "   hollow: seeds are missing" if hollow else ""
     legend += f"   {plot.BOTH} both" if any(plot.BOTH in line for line in drawn) else ""
-    at = f", {words.rate_name(0, tuned).partition(' (')[2].rstrip(')')}" if tuned else ""
-    yield f"{' ' * plot.GUTTER}{legend}   (%, against the learning rate{at})"
+    at = f", {words.tuned(tuned)}" if tuned else ""
+    yield f"{' ' * plot.GUTTER}{legend}   in %{at}"
 
 
 def _runs(audit: Audit) -> Section:
@@ -191,8 +191,20 @@ def _runs(audit: Audit) -> Section:
         f"Runs: {audit.n} of {audit.expected} have a result; "
         f"{audit.rates_competing} of {words.plural(audit.rates_expected, 'rate')} competed",
         grid=grid,
-        sentences=("One run in full: orch runs show ID",),
+        sentences=("One run in full: `orch runs show ID`.",),
     )
+
+
+def _without(audit: Audit) -> Iterator[str]:
+    """Why each run that does not count does not, and how it would come to."""
+    states = {run.state for run in audit.runs if run.reason}
+    for run in audit.runs:
+        if run.reason:
+            yield f"{words.run_name(run)}: {run.reason}."
+    if states & {"failed", "cancelled", "voided"}:
+        yield "Failed, cancelled and voided runs are made pending again by `orch runs retry ID`."
+    if states & {"failed", "cancelled", "voided", "pending"} and audit.sweeps:
+        yield f"What is pending is trained by `orch resume {audit.sweeps[0]}`."
 
 
 def _epoch(run: RunAudit) -> str:
@@ -300,11 +312,11 @@ def _ids(ids: Sequence[str]) -> str:
 
 
 def _identity(audit: Audit) -> str:
-    """As `--where` takes them, without those that say nothing."""
+    """As `--where` takes them, without what is empty or as it was before the field joined."""
     return " ".join(
         f"{name}={words.spelled(value)}"
         for name, value in audit.identity.items()
-        if value not in ("", (), None)
+        if value not in ("", (), None) and ADDED_LATER.get(name, ...) != value
     )
 
 

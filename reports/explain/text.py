@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 
@@ -13,6 +14,9 @@ from reports.explain.sections import Grid, Section, sections_of, title_of
 FORMATS = ("text", "markdown", "json")
 WIDTH = 78
 """Columns of sentences, so that a terminal of 80 does not wrap."""
+LONGEST = 90
+"""Characters that a line may have beyond its indent, where a command or a name is long."""
+HELD = "\N{NO-BREAK SPACE}"
 
 
 def render(audit: Audit, style: str, labels: Labels | None = None, *, colour: bool = False) -> str:
@@ -58,13 +62,17 @@ def _body(section: Section, *, colour: bool) -> Iterator[str]:
 
 
 def _wrapped(text: str, first: str, later: str) -> list[str]:
-    return textwrap.wrap(
-        text,
+    """Lines of words; what stands between backticks is a command, and stays whole to be copied."""
+    whole = re.sub(r"`[^`]*`", lambda found: found[0].replace(" ", HELD), text)
+    lines = textwrap.wrap(
+        whole,
         WIDTH,
         initial_indent=first,
         subsequent_indent=later,
         break_on_hyphens=False,
+        break_long_words=max(map(len, whole.split(" ")), default=0) > LONGEST,
     )
+    return [line.replace(HELD, " ") for line in lines]
 
 
 def _grid(grid: Grid, *, colour: bool) -> Iterator[str]:
@@ -105,11 +113,12 @@ def _markdown_body(section: Section) -> Iterator[str]:
         yield "\n".join(["```text", *section.plot, "```"])
     if section.pairs:
         yield "\n".join(
-            f"- {f'**{name}**: ' if name else ''}{value}" for name, value in section.pairs
+            f"- {f'**{name}**: ' if name else ''}{_escaped(value)}" for name, value in section.pairs
         )
     if section.sentences:
-        yield "\n".join(f"- {sentence}" for sentence in section.sentences)
+        yield "\n".join(f"- {_escaped(sentence)}" for sentence in section.sentences)
 
 
 def _escaped(cell: str) -> str:
-    return cell.replace("|", "\\|")
+    """Text that may hold anything, such as an error's: no table's rule, no tag."""
+    return cell.replace("|", "\\|").replace("<", "\\<")

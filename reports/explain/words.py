@@ -62,8 +62,12 @@ def plural(count: int, noun: str) -> str:
 
 def rate_name(rate: float, hyperparameters: Mapping[str, float]) -> str:
     """`0.001`, or `0.001 (lambda 0.1)`."""
-    tuned = ", ".join(f"{name} {value:g}" for name, value in hyperparameters.items())
-    return f"{rate:g}" + (f" ({tuned})" if tuned else "")
+    return f"{rate:g}" + (f" ({tuned(hyperparameters)})" if hyperparameters else "")
+
+
+def tuned(hyperparameters: Mapping[str, float]) -> str:
+    """`lambda 0.1`."""
+    return ", ".join(f"{name} {value:g}" for name, value in hyperparameters.items())
 
 
 def commit(one: AttemptAudit) -> str:
@@ -214,7 +218,7 @@ def _flaws(audit: Audit, choice: ChoiceAudit) -> Iterator[str]:
     if choice.edge:
         place = {"low": "lowest", "high": "highest"}[choice.edge]
         beyond = f"{choice.learning_rate:g} is the {place} rate tried: a better one may lie beyond."
-        yield beyond + (f" To try it: {choice.remedy}" if choice.remedy else _no_remedy(audit))
+        yield beyond + (f" To try it: `{choice.remedy}`." if choice.remedy else _no_remedy(audit))
     diverged = [run for run in audit.runs if run.chosen and run.state == "diverged"]
     if diverged:
         yield (
