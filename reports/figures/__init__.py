@@ -57,8 +57,8 @@ FIGURES: dict[str, DeclaredFigure] = {
         DeclaredFigure(
             "learning-rate",
             "Accuracy against learning rate",
-            "Mean over seeds of ID and OOD accuracy at each run's chosen epoch, a panel a cell, a "
-            "page a model; whiskers go from the lowest seed to the highest.",
+            "Mean over seeds of ID and OOD accuracy at each run's best epoch, a panel a cell, a "
+            "page a model; whiskers are 90% intervals over seeds.",
             "learning_rate",
         ),
         DeclaredFigure(

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from db.errors import ReportError
 from reports.figures.learning_rate import SERIES
-from reports.figures.series import CurvePanel, curve_panels
+from reports.figures.series import CurvePanel, curve_panels, shared_limits
 from reports.figures.sheets import BY_RULE, Layout, Sheet, sheets, silent
 from reports.figures.style import (
     INK,
@@ -22,7 +22,6 @@ from reports.figures.style import (
     ROUND,
     SMALL,
     PercentLocator,
-    percent_limits,
     spell_rate,
     styled,
 )  # fmt: skip
@@ -52,10 +51,9 @@ def _page(sheet: Sheet, panels: Mapping[Key, CurvePanel], study: Study) -> Figur
     own = {key: panels[key] for key in sheet.places}
     subtitle = f"Learning curves at the chosen rate{BY_RULE[study.rule]}"
     layout = Layout(sheet, subtitle, HEIGHT, _legend([*own.values()]))
-    limits: dict[str, list[float]] = {}
+    limits = shared_limits(own)
     losses: dict[str, list[float]] = {}
     for key, panel in own.items():
-        limits.setdefault(key[1], []).extend(panel.values)
         losses.setdefault(key[1], []).extend(panel.losses)
     for key, panel in own.items():
         upper = layout.axes(key, LOSS_HEIGHT + APART)
@@ -64,7 +62,7 @@ def _page(sheet: Sheet, panels: Mapping[Key, CurvePanel], study: Study) -> Figur
             silent(upper, panel.cell)
             continue
         lower = layout.axes(key, 0.0, LOSS_HEIGHT)
-        _accuracy(upper, panel, percent_limits(limits[key[1]]))
+        _accuracy(upper, panel, limits[key[1]])
         _loss(lower, panel, max(losses[key[1]], default=1.0))
         last = max(e for c in panel.curves for line in c.accuracy.values() for e, _ in line)
         for axes in (upper, lower):

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from db.errors import ReportError
-from reports.figures.series import OOD_SPLIT, SHOWN, RatePanel, rate_panels
+from reports.figures.series import OOD_SPLIT, SHOWN, RatePanel, rate_panels, shared_limits
 from reports.figures.sheets import BY_RULE, Layout, Sheet, sheets, silent
 from reports.figures.style import (
     FAINT,
@@ -23,7 +23,6 @@ from reports.figures.style import (
     SMALL,
     PercentLocator,
     Series,
-    percent_limits,
     rate_axis,
     styled,
 )  # fmt: skip
@@ -57,7 +56,7 @@ def _page(sheet: Sheet, panels: Mapping[Key, RatePanel], study: Study) -> Figure
     layout = Layout(
         sheet, subtitle, HEIGHT, _legend([*own.values()]), second_heads=any(others.values())
     )
-    limits = _limits(own)
+    limits = shared_limits(own)
     for key, panel in own.items():
         axes = layout.axes(key)
         layout.head(axes, key, others.get(key, ""))
@@ -73,14 +72,6 @@ def _page(sheet: Sheet, panels: Mapping[Key, RatePanel], study: Study) -> Figure
 def _other_metric(metric: str) -> str:
     """What the OOD number is, where it is no plain accuracy."""
     return "" if metric in ("", "accuracy") else f"OOD: {metric.replace('_', ' ')}"
-
-
-def _limits(panels: Mapping[Key, RatePanel]) -> dict[str, tuple[float, float]]:
-    """One y axis a dataset, so that its methods can be compared."""
-    values: dict[str, list[float]] = {}
-    for key, panel in panels.items():
-        values.setdefault(key[1], []).extend(panel.values)
-    return {dataset: percent_limits(found) for dataset, found in values.items() if found}
 
 
 def _panel(axes: Axes, panel: RatePanel, limits: tuple[float, float]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from reports import study as studies
+from reports.figures.style import percent_limits
 from reports.select import SELECTION_SPLIT, Cell, Key
 from reports.study import RatePoint, Study
 
@@ -89,6 +90,14 @@ def rate_panels(study: Study) -> dict[Key, RatePanel]:
         )
         for key, cell in study.cells(SELECTION_SPLIT).items()
     }
+
+
+def shared_limits(panels: Mapping[Key, RatePanel | CurvePanel]) -> dict[str, tuple[float, float]]:
+    """One y axis a dataset, so that the methods of a model can be compared."""
+    values: dict[str, list[float]] = {}
+    for key, panel in panels.items():
+        values.setdefault(key[1], []).extend(panel.values)
+    return {dataset: percent_limits(found) for dataset, found in values.items() if found}
 
 
 def _by_hyperparameters(points: Sequence[RatePoint]) -> dict[str, tuple[RatePoint, ...]]:
