@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
 @click.argument("model")
 @click.argument("dataset")
 @click.argument("method")
-@click.option("--sweep", help="Only the runs of this sweep; by default of all sweeps.")
+@click.option(
+    "--sweep",
+    metavar="NAME|FILE.yaml",
+    help="Only the runs of this sweep; by default of all sweeps.",
+)
 @click.option("--where", "conditions", multiple=True, help="Only runs with these fields.")
 @click.option(
     "--select",
@@ -74,16 +79,26 @@ def explain(
     wanted = where.parse(conditions)
     study = Study(
         Reader.open(settings.store),
-        sweep,
+        _sweep(sweep),
         matches=(lambda stored: wanted.matches(stored.run)) if conditions else None,
         rule=next(known for known in RULES if known == rule),
         partial=partial,
     )
     audit = explaining.audit(study, _key(study, (model, dataset, method)))
-    stand_in = {audit.dataset} if audit.miniature and DATASETS[audit.dataset].images else set()
+    known = DATASETS.get(audit.dataset)
+    stand_in = {audit.dataset} if audit.miniature and known and known.images else set()
     colour = sys.stdout.isatty()
     shown = explaining.render(audit, "json" if as_json else style, labels(stand_in), colour=colour)
     click.echo(shown, nl=False)
+
+
+def _sweep(asked: str | None) -> str | None:
+    """The name of a sweep that is given by name or file."""
+    if asked is None or not asked.endswith((".yaml", ".yml")):
+        return asked
+    from orchestrator import sweep as sweeps
+
+    return sweeps.load(Path(asked)).name
 
 
 def _key(study: Study, asked: Key) -> Key:
