@@ -270,7 +270,7 @@ class Reader:
         query = (
             sa.select(*group, sa.func.avg(total.c.seconds))
             .join(total, total.c.run_key == RUNS.c.key)
-            .where(RUNS.c.state == "done")
+            .where(RUNS.c.state == "done", total.c.seconds > 0)  # what was imported has no times
             .group_by(*group)
         )
         with self.read() as connection:

@@ -53,7 +53,14 @@ def advice(stored: StoredRun, alike: int = 1) -> str:
             return f"taken out by hand; {AGAIN} {name} brings it back"
         case "voided":
             why = stored.void_reason or "no reason given"
-            return f"in no table any more ({why}); {AGAIN} {name} trains it anew"
+            anew = (
+                "`orch import` brings others"
+                if stored.run.source
+                else f"{AGAIN} {name} trains it anew"
+            )
+            return f"in no table any more ({why}); {anew}"
+        case "failed" if not stored.attempts:
+            return f"failed where it was trained, and imported as such; then: {AGAIN} {name}"
         case "failed":
             cause = stored.cause or "bug"
             attempts = f"{stored.attempts} attempt" + ("" if stored.attempts == 1 else "s")
@@ -68,8 +75,10 @@ def cause_of(stored: StoredRun) -> Cause | None:
 
     What failed before causes were stored had raised.
     """
-    if stored.state in ("failed", "diverged"):
-        return stored.cause or ("bug" if stored.state == "failed" else "diverged")
+    if stored.state == "diverged":
+        return "diverged"
+    if stored.state == "failed":
+        return stored.cause or ("bug" if stored.attempts else None)
     return None
 
 

@@ -27,7 +27,7 @@ def timings(reader: Reader) -> dict[Setting, float]:
     query = (
         sa.select(sa.func.max(RUNS.c.content), sa.func.sum(total.c.seconds), sa.func.count())
         .join(total, total.c.run_key == RUNS.c.key)
-        .where(RUNS.c.state == "done")
+        .where(RUNS.c.state == "done", total.c.seconds > 0)  # what was imported has no times
         .group_by(RUNS.c.kind, RUNS.c.model, RUNS.c.dataset, RUNS.c.variant)
     )
     seconds: dict[Setting, float] = {}

@@ -67,6 +67,7 @@ class Standing:
             "sweep": self.name,
             "runs": len(self.runs),
             "states": self.counts(),
+            "imported": sum(bool(run.run.source) for run in self.runs),
             "seconds_left": self.seconds_left,
             "running": [self._running(r) for r in self.runs if r.state == "running"],
             "troubled": [_trouble(r) for r in troubled],
@@ -95,6 +96,8 @@ class Standing:
         final = sum(run.state in FINAL_STATES for run in self.runs)
         filled = round(BAR * final / max(len(self.runs), 1))
         counts = ", ".join(f"{n:,} {state}" for state, n in self.counts().items())
+        elsewhere = sum(bool(run.run.source) for run in self.runs)
+        counts += f" ({elsewhere:,} of them imported)" if elsewhere else ""
         bar = "█" * filled + "·" * (BAR - filled)
         lines = [f"{self.name}  {bar}  {final}/{len(self.runs)} runs: {counts}"]
         if self.seconds_left is not None:

@@ -10,6 +10,7 @@ import click
 
 from db.errors import SpecError
 from orchestrator import extend as growing
+from orchestrator import imported
 from orchestrator import sweep as sweeps
 from orchestrator.cli import Settings
 from orchestrator.cli.show import format_option, plural, print_json
@@ -62,7 +63,7 @@ def extend(
         raise SpecError("say what to add: `orch extend --edges SWEEP` adds rates at the edges.")
     store = Store.open(settings.store)
     name = sweeps.load(Path(name)).name if _is_file(name) else name
-    store.sweep(name)  # raises, naming the sweeps there are
+    imported.refuse_sweep(store.sweep(name))  # raises, too, naming the sweeps there are
     grown = found(store, name, steps)
     runs = [run for growth in grown for run in growth.runs]
     new = 0 if dry_run or not runs else store.extend(name, runs)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from db.errors import NotFound, SpecError, StoreMissing
-from orchestrator import preflight, where
+from orchestrator import imported, preflight, where
 from orchestrator import sweep as sweeps
 from orchestrator.advice import spoken
 from orchestrator.cli import INTERRUPTED, Settings
@@ -194,12 +194,11 @@ def resume(settings: Settings, /, name: str | None, **options: Any) -> None:
     from db.reading import Reader
 
     reader = Reader.open(settings.store)
-    known = reader.sweeps()
+    known = sorted(reader.sweeps(), key=lambda info: info.imported)  # the launched ones first
     if not known:
         raise NotFound(f"{reader.place} has no sweep yet; start one with: orch launch SWEEP.yaml")
     info = reader.sweep(name) if name else known[0]
-    sweep = sweeps.loads(info.yaml, f"sweep {info.name} in the store")
-    _launch(settings, sweep, f"orch resume {info.name}", **options)
+    _launch(settings, imported.sweep_of(info), f"orch resume {info.name}", **options)
 
 
 @dataclass(frozen=True)
@@ -260,9 +259,15 @@ def _with_extensions(settings: Settings, sweep: sweeps.Sweep) -> sweeps.Sweep:
     from db.reading import Reader
 
     try:
-        stored = Reader.open(settings.store).runs(sweep.name)
+        reader = Reader.open(settings.store)
+        stored = reader.runs(sweep.name)
     except (NotFound, StoreMissing):
         return sweep
+    if any(one.run.source for one in stored):
+        raise SpecError(
+            f'"{sweep.name}" in {reader.place} holds imported numbers, which no sweep file asks '
+            "for; give the file another `name:`."
+        )
     planned = tuple(with_extensions(sweep.planned, stored))
     return dataclasses.replace(sweep, planned=planned)
 

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 import click
 
 from db.errors import EnvironmentProblem, SpecError
-from db.records import Attempt, Cause, State, StoredRun
-from orchestrator import preflight, where
-from orchestrator import sweep as sweeps
+from db.records import RESULTS, Attempt, Cause, State, StoredRun
+from orchestrator import imported, preflight, where
 from orchestrator.advice import advice, cause_of
 from orchestrator.cli import INTERRUPTED, Settings
 from orchestrator.cli.show import duration, format_option, percent, plural, print_json, table
@@ -226,6 +225,9 @@ def runs_logs(settings: Settings, run_id: str, attempt: int | None) -> None:
     from orchestrator.engine.attempt import log_path
 
     stored = Reader.open(settings.store).find_run(run_id)
+    imported.refuse_run(stored)
+    if not stored.attempts and stored.state in RESULTS:
+        raise SpecError(f"run {stored.id} was trained elsewhere and imported; its log is there.")
     if not stored.attempts:
         raise SpecError(f"run {stored.id} has not been tried yet; `orch launch` trains it.")
     path = log_path(settings.runs / stored.id, attempt or stored.attempts)
@@ -260,6 +262,8 @@ def runs_retry(settings: Settings, /, **which: Any) -> None:
     store = Store.open(settings.store)
     again = ("failed", "cancelled", "voided") if which["run_ids"] else ("failed",)
     found = [s for s in _found(store, **which) if cause in (None, cause_of(s))]
+    for stored in found if which["run_ids"] else ():
+        imported.refuse_run(stored)
     chosen = [s for s in found if s.state in again]
     _refuse_others(which["run_ids"], found, chosen, "failed, cancelled or voided")
     click.echo(f"{plural(store.retry([s.key for s in chosen]), 'run')} will be trained again.")
@@ -313,7 +317,8 @@ def runs_void(settings: Settings, run_ids: tuple[str, ...], reason: str) -> None
     for stored in found:
         store.void(stored.key, reason.strip())
         clear(settings.runs / stored.id)  # a failed one's checkpoint must not be gone on from
-        click.echo(f"{stored.id} ({stored.run}) is voided; again: orch runs retry {stored.id[:8]}")
+        again = "orch import FILE" if stored.run.source else f"orch runs retry {stored.id[:8]}"
+        click.echo(f"{stored.id} ({stored.run}) is voided; again: {again}")
 
 
 def _found(
@@ -337,6 +342,8 @@ def _refuse_others(
 def _name_launch(store: Reader, chosen: list[StoredRun]) -> None:
     """Which sweep to resume for the runs to be trained."""
     for info in store.sweeps():
+        if info.imported:
+            continue
         if chosen and any(s.id == chosen[0].id for s in store.runs(info.name)):
             click.echo(f"Train with: orch resume {info.name}")
             return
@@ -372,6 +379,7 @@ def runs_run(settings: Settings, run_id: str, local: bool, device: str, keep: Ke
 
     store = Store.open(settings.store)
     stored = store.find_run(run_id)
+    imported.refuse_run(stored)
     check_device(device, stored.run.precision)
     preflight.check([stored.run], store.states(stored.run.needs), settings.folders)
     work = here.Local(store, settings.folders, device, keep or _wanted(store, stored))
@@ -393,7 +401,7 @@ def _wanted(store: Reader, stored: StoredRun) -> Keep:
     """What the sweeps that ask for the run say of its weights."""
     for info in store.sweeps():
         with contextlib.suppress(SpecError):  # a sweep with entries that this version lacks
-            for planned in sweeps.loads(info.yaml, info.name).planned:
+            for planned in imported.sweep_of(info).planned:
                 if planned.run.id == stored.id and planned.keep != "none":
                     return planned.keep
     return "none"
@@ -432,6 +440,7 @@ def evaluate(
 
     store = Store.open(settings.store)
     stored = store.find_run(run_id)
+    imported.refuse_run(stored)
     device = device or here.device_of(store, stored)
     check_device(device, stored.run.precision)
     work = here.Local(store, settings.folders, device)

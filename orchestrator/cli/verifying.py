@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from db.errors import SpecError, StoreMissing
-from orchestrator import preflight, where
+from orchestrator import imported, preflight, where
 from orchestrator import sweep as sweeps
 from orchestrator.cli import Settings
 from orchestrator.cli.show import duration, format_option, plural, print_json
@@ -145,8 +145,7 @@ def _sweep(name: str, source: Reader | None, store: str) -> dict[str, sweeps.Pla
             f'"{name}" is no sweep file (NAME.yaml), and there is no store {hidden(store)} that '
             "could know a sweep of that name."
         )
-    info = source.sweep(name)
-    found = {p.run.id: p for p in sweeps.loads(info.yaml, f"sweep {name} in the store").planned}
+    found = {p.run.id: p for p in imported.sweep_of(source.sweep(name)).planned}
     like = {p.run.model: p.resources for p in found.values()}
     for stored in source.runs(name):  # what was added to the sweep without its file
         if stored.id not in found and stored.run.model in like:

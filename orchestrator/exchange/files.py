@@ -137,6 +137,10 @@ def write(
     try:
         if style == "parquet":
             _write_parquet(rows, columns, partial)
+        elif output.exists() and not output.is_file():  # a pipe, a terminal
+            with output.open("w", encoding="utf-8", newline="") as file:
+                write_csv(rows, columns, file)
+            return
         else:
             with partial.open("w", encoding="utf-8", newline="") as file:
                 write_csv(rows, columns, file)

@@ -213,7 +213,8 @@ class _Reading:
                 try:
                     check(told, tale)
                 except BadRow as error:
-                    self._complain(told.place(), str(error))
+                    where = told.first if error.where is None else error.where
+                    self._complain(self.shared.place(where), str(error))
         self._refuse()
         self.parsed.notes += notes(self.parsed)
         return self.parsed

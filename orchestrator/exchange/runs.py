@@ -47,15 +47,16 @@ def _check_once(told: Told) -> None:
         at = (told.epochs[i], (split, group, metric))
         if seen == at:
             raise BadRow(
-                f"{_spoken(split, group, metric)} after epoch {told.epochs[i]} of this run is told "
-                f"twice, in {told.shared.place(told.where[last])} and "
-                f"{told.shared.place(told.where[i])}"
+                f"{_spoken(split, group, metric)} of this run after epoch {told.epochs[i]} is in "
+                f"{told.shared.place(told.where[last])} already",
+                told.where[i],
             )
         if seen and not told.run_id and (seen[0], *seen[1][:2]) == (at[0], split, group):
             raise BadRow(
-                f"{_spoken(split, group)} has two metrics, {seen[1][2]} in "
-                f"{told.shared.place(told.where[last])} and {metric} in "
-                f"{told.shared.place(told.where[i])}; one stands for a split, others need a `group`"
+                f"{_spoken(split, group)} of this run is {seen[1][2]} in "
+                f"{told.shared.place(told.where[last])}, and {metric} here; one metric stands for "
+                "a split, others need a `group`",
+                told.where[i],
             )
         seen, last = at, i
 

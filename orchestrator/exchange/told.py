@@ -23,7 +23,11 @@ Key = tuple[str, str, str, float, int, str]
 
 
 class BadRow(ValueError):
-    """What is wrong with a row, without its place."""
+    """What is wrong with a row, or a run, without its place; `where` it is, if elsewhere."""
+
+    def __init__(self, text: str, where: int | None = None) -> None:
+        super().__init__(text)
+        self.where = where
 
 
 @dataclass
