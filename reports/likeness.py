@@ -97,11 +97,10 @@ class Likeness:
         """How a cell's runs started otherwise than the paper's; empty where they did not."""
         if self.imported(key):
             return ""
-        model, _, method = key
         given = self._contents[key].weights
         if given == "random":
             return "random weights, not pretrained ones"
-        if given.startswith("run:") and model not in PRETRAINED and not method.startswith(LP_FT):
+        if given.startswith("run:") and key[0] not in PRETRAINED:
             return f"weights of {given}, not the published ones"
         return ""
 

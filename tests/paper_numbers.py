@@ -71,11 +71,12 @@ def stored(
     fingerprint: Callable[[Key], str] = lambda key: "d" * 16,
     weights: Callable[[Key], str] = lambda key: "ab" * 32,
     pending: Iterable[Key] = (),
+    needs: Run | None = None,
     sweep: str = "s",
 ) -> Study:
     """A study of a store with these numbers; `pending` cells have one more seed, not yet trained.
 
-    `changes` are identity fields of a cell's runs.
+    `changes` are identity fields of a cell's runs; `needs` is a run that others start from.
     """
     store = Store.open(str(path), create=True)
     runs: dict[str, tuple[Run, int | None]] = {}
@@ -85,9 +86,15 @@ def stored(
         for seed in range(count + (key in waits)):
             run = _run(key, seed, changes(key))
             runs[run.id] = run, seed if seed < count else None
-    store.register(sweep, f"name: {sweep}", [run for run, _ in runs.values()], set(runs))
+    listed = [*([needs] if needs else []), *(run for run, _ in runs.values())]
+    store.register(sweep, f"name: {sweep}", listed, set(runs))
     owner = store.enlist()
-    for one in store.runs(sweep):
+    if needs:
+        claim = store.claim(store.runs(sweep)[0].key, owner)
+        assert claim is not None
+        store.start(claim, (), Provenance(), None)
+        store.finish(claim, _history(needs, {"id": 50.0}))
+    for one in store.runs(sweep)[bool(needs) :]:
         run, seed = runs[one.id]
         if seed is None:
             continue

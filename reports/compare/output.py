@@ -169,13 +169,20 @@ def _spread(values: Sequence[str], widths: Sequence[int]) -> str:
     return " ".join(value.rjust(width) for value, width in zip(values, widths, strict=True))
 
 
+OUTSIDE = (
+    f"further apart than the {LEVEL}% interval of the difference (ours and theirs combined, and "
+    "the paper's rounding)."
+)
+
+
 def legend(comparison: Comparison) -> Iterator[str]:
     """How the verdicts come about, and the marks that occur."""
-    marks = f"{ABOVE} above, {BELOW} below: further apart than the {LEVEL}% interval of the"
-    yield (
-        f"Ours, the paper's, and the difference. {marks} difference (ours and theirs combined, and "
-        "the paper's rounding)."
-    )
+    yield f"Ours, the paper's, and the difference. {ABOVE} above, {BELOW} below: {OUTSIDE}"
+    yield from _reservations(comparison)
+
+
+def _reservations(comparison: Comparison) -> Iterator[str]:
+    """What is judged by less than two intervals, or not at all."""
     by_spread, compared = comparison.scorecard.by_spread, comparison.scorecard.compared
     if by_spread:
         yield (
@@ -274,16 +281,13 @@ def _named(comparison: Comparison, one: Compared) -> str:
 
 def as_table(comparison: Comparison) -> Table:
     """`ours / theirs (difference)` in each cell, bold where outside; the rest in its notes."""
-    rows, columns = shown(comparison)
     table = comparison.table
+    if comparison.nothing:
+        return replace(table, notes=(*table.notes, comparison.nothing))
+    rows, columns = shown(comparison)
     declared = replace(
         table.declared, title=f"{table.declared.title}, ours / paper's (difference)", note=""
     )
-    notes = [
-        "Bold: " + note if not place else note for place, note in enumerate(_plain(comparison))
-    ]
-    if comparison.nothing:
-        return replace(table, notes=(*table.notes, comparison.nothing))
     made = tuple(
         Row(
             table.rows[n].heads,
@@ -293,7 +297,9 @@ def as_table(comparison: Comparison) -> Table:
         for n in rows
     )
     kept = tuple(table.columns[n] for n in columns)
-    return replace(table, declared=declared, columns=kept, rows=made, notes=tuple(notes))
+    return replace(
+        table, declared=declared, columns=kept, rows=made, notes=tuple(_plain(comparison))
+    )
 
 
 def _worded(entry: Entry, one: Compared | None) -> Entry:
@@ -309,9 +315,8 @@ def _worded(entry: Entry, one: Compared | None) -> Entry:
 
 def _plain(comparison: Comparison) -> Iterator[str]:
     """The legend, the scorecard and the suspects, a sentence each."""
-    first, *others = legend(comparison)
-    yield first.partition(f"{BELOW} below: ")[2]
-    yield from others
+    yield f"Bold: {OUTSIDE}"
+    yield from _reservations(comparison)
     yield from (f"{name[0].upper()}{name[1:]}: {value}." for name, value in scorecard(comparison))
     for name, causes in blamed(comparison):
         if causes:
