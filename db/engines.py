@@ -264,24 +264,66 @@ class _Listed(sa.types.TypeDecorator[Any]):
         return json.dumps([*value]) if dialect.name == "sqlite" else [*value]
 
 
-class _Items(sa.sql.functions.FunctionElement[Any]):
-    """The values of a `_Listed` parameter as rows."""
+class _Among(sa.sql.functions.FunctionElement[bool]):
+    """Whether a column is one of the values of a `_Listed` parameter."""
 
+    type = sa.Boolean()
     inherit_cache = True
 
 
-@compiles(_Items, "sqlite")
-def _items_sqlite(element: _Items, compiler: Any, **kw: Any) -> str:
-    return f"(SELECT value FROM json_each({compiler.process(element.clauses, **kw)}))"
+@compiles(_Among, "sqlite")
+def _among_sqlite(element: _Among, compiler: Any, **kw: Any) -> str:
+    column, listed = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"({column} IN (SELECT value FROM json_each({listed})))"
 
 
-@compiles(_Items, "postgresql")
-def _items_postgresql(element: _Items, compiler: Any, **kw: Any) -> str:
-    return f"(SELECT unnest({compiler.process(element.clauses, **kw)}))"
+@compiles(_Among, "postgresql")
+def _among_postgresql(element: _Among, compiler: Any, **kw: Any) -> str:
+    # Not IN (SELECT unnest(…)): that is a join, one look into the index for each value, and the
+    # rows come in the order of the list, so that whoever groups by the column sorts them again.
+    column, listed = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"({column} = ANY ({listed}))"
 
 
 def among(column: sa.ColumnElement[Any], name: str, values: Any = None) -> sa.ColumnElement[bool]:
     """Whether a column of integers or texts is among the list bound to `name`."""
     item = int if isinstance(column.type, sa.Integer) else str
     bound: sa.BindParameter[Any] = sa.bindparam(name, values, type_=_Listed(item))
-    return column.op("IN", is_comparison=True)(_Items(bound))
+    return _Among(column, bound)
+
+
+class _Pairs(sa.types.TypeDecorator[Any]):
+    """A list of pairs of integers as one parameter."""
+
+    impl = sa.String
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> Any:
+        return json.dumps([*value])
+
+
+class _PairRows(sa.sql.functions.FunctionElement[Any]):
+    """The pairs of a `_Pairs` parameter as rows."""
+
+    inherit_cache = True
+
+
+@compiles(_PairRows, "sqlite")
+def _pair_rows_sqlite(element: _PairRows, compiler: Any, **kw: Any) -> str:
+    rows = f"json_each({compiler.process(element.clauses, **kw)})"
+    columns = "json_extract(value, '$[0]') AS run_key, json_extract(value, '$[1]') AS epoch"
+    return f"(SELECT {columns} FROM {rows})"
+
+
+@compiles(_PairRows, "postgresql")
+def _pair_rows_postgresql(element: _PairRows, compiler: Any, **kw: Any) -> str:
+    rows = f"json_array_elements(CAST({compiler.process(element.clauses, **kw)} AS json)) AS pair"
+    columns = "CAST(pair->>0 AS bigint) AS run_key, CAST(pair->>1 AS integer) AS epoch"
+    return f"(SELECT {columns} FROM {rows})"
+
+
+def epochs_of(name: str, pairs: Any = None) -> sa.TableValuedAlias:
+    """The runs and epochs (`run_key`, `epoch`) of the list of pairs bound to `name`, as a table."""
+    bound: sa.BindParameter[Any] = sa.bindparam(name, pairs, type_=_Pairs())
+    columns = (sa.column("run_key", sa.BigInteger), sa.column("epoch", sa.Integer))
+    return _PairRows(bound).table_valued(*columns, name=name)

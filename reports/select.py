@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import sqlalchemy as sa
 
-from db.engines import among
+from db.engines import among, epochs_of
 from db.errors import ReportError
 from db.reading import METRICS, RUNS, Reader
 from db.records import ADDED_LATER, CELL, CHOSEN_OVER, RESULTS, RunBrief
@@ -307,16 +307,18 @@ def best_epochs(reader: Reader, run_keys: Sequence[int], rule: Rule) -> list[Bes
 
 def values(reader: Reader, best: Iterable[Best], split: str) -> dict[int, tuple[str, float]]:
     """The headline metric of a split at each run's epoch, a fraction, with its name, by run."""
-    epochs = {one.run_key: one.epoch for one in best}
-    query = sa.select(METRICS.c.run_key, METRICS.c.epoch, METRICS.c.metric, METRICS.c.value).where(
-        among(METRICS.c.run_key, "keys", [*epochs]), METRICS.c.split == split, METRICS.c.group == ""
+    at = epochs_of("best", [(one.run_key, one.epoch) for one in best])
+    query = sa.select(METRICS.c.run_key, METRICS.c.metric, METRICS.c.value).join_from(
+        at,
+        METRICS,
+        (METRICS.c.run_key == at.c.run_key)
+        & (METRICS.c.epoch == at.c.epoch)
+        & (METRICS.c.split == split)
+        & (METRICS.c.group == "")
+        & METRICS.c.value.between(-_LARGEST, _LARGEST),
     )
     with reader.read() as connection:
-        return {
-            run_key: (metric, value)
-            for run_key, epoch, metric, value in connection.execute(query)
-            if epochs[run_key] == epoch and math.isfinite(value)
-        }
+        return {key: (metric, value) for key, metric, value in connection.execute(query)}
 
 
 _RATE = ("learning_rate", "hyperparameters")
@@ -325,67 +327,62 @@ _LARGEST = 1.7976931348623157e308
 
 
 def selection(keys: list[int], rule: Rule, *, partial: bool = False) -> sa.Select[Any]:
-    """The selection as one statement: the runs of each cell's chosen rate.
+    """The selection as one statement: the runs of each cell's chosen rate that have a score.
 
-    1. `scored`: the epochs of final runs, ranked by the rule.
-    2. `best`: each run that is asked about, with its epoch and score where it has one.
+    1. `scored`: each run that is asked about, its epochs ranked by the rule, where it is final.
+    2. `best`: each run, with its epoch and score where it has one.
     3. `rates`: beside each run the mean over its rate's seeds, and how many of them have a score.
     4. `ranked`: the rates of a cell by that mean, where every seed it was asked for has a score.
-    5. The runs of the best rate.
+    5. The runs of the best rate, with how many rates competed.
 
-    Tables are joined by a run's key alone: by the columns of a cell PostgreSQL expects one row,
-    and goes through all of them for each.
+    Two million epochs pass through the first step, so it carries three columns; and no step is
+    joined with another by anything but the key of a run that drives the join, which both planners
+    get right whatever they guess of a list's length.
     """
     ranked = _ranked(_rates(_best(keys, rule)), partial=partial)
-    numbered = sa.select(
-        *ranked.c,
-        sa.func.max(ranked.c.number)
-        .over(partition_by=[ranked.c[name] for name in CELL])
-        .label("competed"),
-    ).subquery()
+    cell = [ranked.c[name] for name in CELL]
+    counted = sa.select(
+        *ranked.c, sa.func.max(ranked.c.number).over(partition_by=cell).label("competed")
+    ).subquery("counted")
+    columns = (*CELL, "key", "epoch", "score", "competed")
     return (
-        sa.select(
-            *(numbered.c[name] for name in CELL),
-            numbered.c.key,
-            numbered.c.epoch,
-            numbered.c.score,
-            numbered.c.competed,
-        )
-        .where(numbered.c.number == 1, numbered.c.epoch.is_not(None))
-        .order_by(*(numbered.c[name] for name in CELL), numbered.c.seed)
+        sa.select(*(counted.c[name] for name in columns))
+        .where(counted.c.number == 1, counted.c.epoch.is_not(None))
+        .order_by(*(counted.c[name] for name in CELL), counted.c.seed)
     )
 
 
 def _best(keys: list[int], rule: Rule) -> sa.CTE:
     """Every run that is asked about, with the epoch that stands for it."""
-    order = (METRICS.c.value.desc(), METRICS.c.epoch)
-    first = sa.func.row_number().over(
-        partition_by=METRICS.c.run_key,
-        order_by=(METRICS.c.epoch.desc(),) if rule == "last" else order,
-    )
+    best_first = (METRICS.c.value.desc(), METRICS.c.epoch)
+    last_first = (METRICS.c.epoch.desc(),)
     scored = (
         sa.select(
-            METRICS.c.run_key,
+            RUNS.c.key.label("run_key"),
             METRICS.c.epoch,
             METRICS.c.value.label("score"),
-            first.label("place"),
+            sa.func.row_number()
+            .over(partition_by=RUNS.c.key, order_by=last_first if rule == "last" else best_first)
+            .label("place"),
         )
-        .join(RUNS, RUNS.c.key == METRICS.c.run_key)
-        .where(
-            among(METRICS.c.run_key, "keys", keys),
-            RUNS.c.state.in_(RESULTS),
-            METRICS.c.split == SCORED_BY[rule],
-            METRICS.c.group == "",
-            METRICS.c.epoch > 0,
-            METRICS.c.value.between(-_LARGEST, _LARGEST),
+        .outerjoin(
+            METRICS,
+            (METRICS.c.run_key == RUNS.c.key)
+            & among(METRICS.c.run_key, "keys", keys)
+            & RUNS.c.state.in_(RESULTS)
+            & (METRICS.c.split == SCORED_BY[rule])
+            & (METRICS.c.group == "")
+            & (METRICS.c.epoch > 0)
+            & METRICS.c.value.between(-_LARGEST, _LARGEST),
         )
+        .where(among(RUNS.c.key, "keys", keys))
         .cte("scored")
     )
     columns = [RUNS.c[name] for name in ("key", *CELL, *_RATE, "seed")]
     return (
         sa.select(*columns, scored.c.epoch, scored.c.score)
-        .outerjoin(scored, (scored.c.run_key == RUNS.c.key) & (scored.c.place == 1))
-        .where(among(RUNS.c.key, "keys", keys))
+        .join_from(scored, RUNS, RUNS.c.key == scored.c.run_key)
+        .where(scored.c.place == 1)
         .cte("best")
     )
 
@@ -402,7 +399,7 @@ def _rates(best: sa.CTE) -> sa.CTE:
 
 
 def _ranked(rates: sa.CTE, *, partial: bool) -> sa.CTE:
-    """The runs of complete rates, numbered from a cell's best rate on."""
+    """The runs of the rates that compete, numbered from a cell's best rate on."""
     best_first = sa.func.dense_rank().over(
         partition_by=[rates.c[name] for name in CELL],
         # Rounded: equal counts over seeds are a tie, whatever their sum's last bit says.
