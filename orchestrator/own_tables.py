@@ -32,7 +32,7 @@ class OwnTable(Strict):
     """One table; a list that is left out, or empty, stands for whatever the sweep has."""
 
     title: str | None = None
-    """None: its name."""
+    """None: its name and what it shows."""
     columns: Literal["datasets", "models", "summary"] = "datasets"
     """A column a dataset, with their average; a column a model, for one dataset; or ID and OOD
     averaged over the models and datasets that all methods have."""
@@ -57,11 +57,13 @@ class OwnTable(Strict):
     def declared(self, name: str) -> declared.Declared:
         """The table as reports read it."""
         both = self.columns == "summary" and "splits" not in self.model_fields_set
+        splits = ("id", "ood") if both else tuple(self.splits)
+        shown = " and ".join(declared.SPLIT_TITLES.get(split, split) for split in splits)
         return declared.Declared(
             name=name,
-            title=self.title or name,
+            title=self.title or f"{name}: {shown} accuracy (%)",
             layout=self.columns,
-            splits=("id", "ood") if both else tuple(self.splits),
+            splits=splits,
             models=tuple(self.models),
             datasets=tuple(self.datasets),
             methods=tuple(self.methods),

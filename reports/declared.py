@@ -147,6 +147,7 @@ class Declared:
         return self.number if self.exact else None
 
 
+SPLIT_TITLES: Mapping[str, str] = {"id": "ID", "ood": "OOD", "id_test": "ID test"}
 FIVE = tuple(name for name in PAPER_DATASETS if name != "cifar10")
 SEVEN = tuple(PAPER_MODELS)[:7]
 MAIN = ("sgd", "adamw", "sgd_freeze_embed", "sgd_freeze_embed_no_momentum")

@@ -14,6 +14,7 @@ from reports.declared import (
     NEAR_BEST,
     PRIOR,
     PRIOR_RESULTS,
+    SPLIT_TITLES,
     TABLES,
     Declared,
     find,
@@ -50,7 +51,6 @@ __all__ = [
 
 Cells = Mapping[str, Mapping[Key, Cell]]
 """The cells of a study, by split."""
-SPLIT_TITLES = {"id": "ID", "ood": "OOD", "id_test": "ID test"}
 
 
 class NoRuns(ReportError):
@@ -223,7 +223,9 @@ def _models(declared: Declared, cells: Cells, labels: Labels) -> Table:
     ]
     columns = tuple(Column(labels.models.get(model, model), split) for model in models)
     rows = tuple(block_of(declared, lines, 0))
-    return Table(declared, ("Method",), columns, rows, labels)
+    title = labels.datasets.get(datasets[0], datasets[0])
+    notes = () if title in declared.title else (f"On {title}.",)
+    return Table(declared, ("Method",), columns, rows, labels, notes)
 
 
 # Averages over models and datasets (Figure 1b)

@@ -1,41 +1,58 @@
-"""The typography of tables (PROTOCOL, section 4), on cells made by hand, in every rendering."""
+"""Tables from cells made by hand: the typography of PROTOCOL section 4, and every layout."""
 
-import csv
-import io
-import json
+import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
+from conftest import ROOT
 from db.errors import ReportError
+from db.reading import Reader
+from db.records import RunBrief, State
 from reports import render, tables
+from reports.declared import NUMBERED, PRIOR, Block, Declared
 from reports.select import Cell
-from reports.tables import AVERAGE, TABLES, Entry, Labels, Table
+from reports.study import Study
+from reports.tables import AVERAGE, TABLES, Entry, Labels, NoRuns, Table
 
 LABELS = Labels(
     models={"vit": "Sup ViT-B/16", "bit": "BiT ResNet-50"},
     datasets={"living17": "Living-17", "fmow": "FMoW"},
     methods={"sgd": "SGD", "adamw": "AdamW", "freeze": "SGD (freeze-embed)"},
 )
-COLUMNS = [
-    "table", "model", "method", "dataset", "metric", "value", "shown", "ci90", "delta", "bold",
-    "learning_rate", "n", "expected", "edge",
-]  # fmt: skip
 
 
 def cell(method: str, value: float | None, dataset: str = "living17", **others: Any) -> Cell:
     """A finished cell of one run a rate."""
     given = {"model": "vit", "metric": "accuracy", "n": 6, "expected": 6, "learning_rate": 1e-3}
+    rates = {"seeds": 1, "seeds_expected": 1, "rates": others.get("n", 6), "rates_expected": 6}
+    given |= rates if value is not None else {}
     return Cell(method=method, dataset=dataset, value=value, **{**given, **others})
+
+
+def study(*cells: Cell, state: State = "done", **others: Sequence[Cell]) -> Study:
+    """A study with these cells for the split `ood` and, by keyword, for others."""
+    made = Study(Reader(sa.create_engine("sqlite://")), "demo")
+    splits = {"ood": cells, **others}
+    for split, given in splits.items():
+        made._cells[split] = {(c.model, c.dataset, c.method): c for c in given}
+        assert len(made._cells[split]) == len(given)
+    keys = {(c.model, c.dataset, c.method) for given in splits.values() for c in given}
+    made.__dict__["runs"] = tuple(
+        RunBrief(place, f"{place:016x}", "finetune", *key, 1e-3, "{}", 0, "v", 3, state, None, None)
+        for place, key in enumerate(sorted(keys))
+    )
+    return made
 
 
 def table(*cells: Cell, name: str = "ood") -> Table:
     """The table of some cells."""
-    by_key = {(c.model, c.dataset, c.method): c for c in cells}
-    assert len(by_key) == len(cells)
-    return tables.build(TABLES[name], by_key, LABELS)
+    (split,) = TABLES[name].splits
+    return tables.build(TABLES[name], study(**{split: cells}), LABELS)
 
 
 def entries(made: Table) -> dict[tuple[str, str, str], Entry]:
@@ -46,7 +63,7 @@ def entries(made: Table) -> dict[tuple[str, str, str], Entry]:
 def bold(*cells: Cell) -> set[str]:
     """The methods that are bold in the first column."""
     made = table(*cells)
-    return {e.method for row in made.rows for e in row if e.bold and e.column == made.columns[0]}
+    return {row[0].method for row in made.rows if row[0].bold}
 
 
 def delta(value: float, baseline: float) -> float:
@@ -59,7 +76,7 @@ def delta(value: float, baseline: float) -> float:
 def plain(text: str) -> list[list[str]]:
     """The rows of a text table, cell by cell, from the header to the last."""
     grid = text.split("\n\n")[1:-1]
-    lines = [line for block in grid for line in block.splitlines() if "─" not in line]
+    lines = [line for block in grid for line in block.splitlines() if "──" not in line]
     return [re.split(r"\s{2,}", line.strip()) for line in lines]
 
 
@@ -131,7 +148,7 @@ def test_a_partial_cell_is_marked_is_never_bold_and_does_not_compete() -> None:
     made = table(*cells)
 
     assert bold(*cells) == {"sgd", "freeze"}
-    assert "99.0 (+29.0) (5/6)" in render.text(made)
+    assert "99.0 (+29.0) (5/6r)" in render.text(made)
     assert "99.0*" not in render.text(made)
 
 
@@ -264,7 +281,7 @@ def test_the_papers_four_colours(value: float, code: str) -> None:
     made = table(cell("sgd", 70.0), cell("adamw", value), cell("freeze", 90.0))
 
     line = next(x for x in render.text(made, colour=True).splitlines() if x.startswith(" " * 14))
-    assert f"\x1b[{code}m{value:.1f}" in line
+    assert f"{value:.1f} \x1b[{code}m({value - 70:+.1f})\x1b[0m" in line
 
 
 def test_colour_changes_no_letter() -> None:
@@ -275,162 +292,6 @@ def test_colour_changes_no_letter() -> None:
     assert coloured != bare
     assert [x.rstrip() for x in bare.splitlines()] == render.text(made).splitlines()
     assert "\x1b" not in render.text(made)
-
-
-# Renderings
-
-
-@pytest.fixture
-def rich() -> Table:
-    """Two models, with every mark there is."""
-    return table(
-        cell("sgd", 70.04, ci90=0.3, edge="low"),
-        cell("sgd", 60.0, "fmow", diverged=True),
-        cell("adamw", 75.25, ci90=0.45, edge="high"),
-        cell("adamw", 61.0, "fmow", n=5),
-        cell("freeze", 75.0, edge="high", diverged=True),
-        cell("freeze", None, "fmow", n=1, learning_rate=None),
-        cell("sgd", 50.0, model="bit"),
-    )
-
-
-def test_a_text_table_reads_like_the_papers(rich: Table) -> None:
-    assert render.text(rich).startswith("Out-of-distribution accuracy (%)\n\n")
-    assert plain(render.text(rich)) == [
-        ["model", "method", "Living-17", "FMoW", "average"],
-        ["Sup ViT-B/16", "SGD", "70.0 ±0.3‹", "60.0*!", "65.0*"],
-        ["AdamW", "75.2 ±0.5* (+5.2)›", "61.0 (+1.0) (5/6)", "68.1 (1/2)"],
-        ["SGD (freeze-embed)", "75.0* (+5.0)›!", "— (1/6)", "75.0 (1/2)"],
-        ["BiT ResNet-50", "SGD", "50.0*", "—", "50.0 (1/2)"],
-    ]
-
-
-def test_columns_of_a_text_table_are_aligned(rich: Table) -> None:
-    lines = [line for line in render.text(rich).splitlines() if "(+x.x)" not in line]
-    rows = [line for line in lines if "SGD" in line or "AdamW" in line]
-
-    header = next(line for line in lines if line.startswith("model"))
-    for name in ("method", "Living-17", "FMoW", "average"):
-        at = header.index(name)
-        assert all(row[at - 1] == " " and row[at] != " " for row in rows)
-
-
-def test_markdown_says_the_same_as_text(rich: Table) -> None:
-    lines = render.markdown(rich).splitlines()
-    grid = [line.strip("| ").split(" | ") for line in lines if line.startswith("|")]
-    rows = [[re.sub(r"\*\*(.+?)\*\*", r"\1*", part) for part in row] for row in grid]
-
-    assert lines[0] == "**Out-of-distribution accuracy (%)**"
-    assert re.fullmatch(r"\|( --- \|){2}( ---: \|){3}", lines[3])
-    assert [[part for part in row if part] for row in (rows[0], *rows[2:])] == plain(
-        render.text(rich)
-    )
-    notes = [line.removeprefix("- ") for line in lines if line.startswith("- ")]
-    assert [note.replace("**bold** best", "*  best") for note in notes] == list(render.legend(rich))
-
-
-def test_csv_has_the_promised_columns_and_one_row_a_cell(rich: Table) -> None:
-    rows = list(csv.DictReader(io.StringIO(render.as_csv([rich]))))
-
-    assert render.as_csv([rich]).splitlines()[0] == ",".join(COLUMNS)
-    assert len(rows) == 4 * 3
-    assert rows[3] == {
-        "table": "ood",
-        "model": "vit",
-        "method": "adamw",
-        "dataset": "living17",
-        "metric": "accuracy",
-        "value": "75.25",
-        "shown": "75.2",
-        "ci90": "0.45",
-        "delta": "5.2",
-        "bold": "yes",
-        "learning_rate": "0.001",
-        "n": "6",
-        "expected": "6",
-        "edge": "high",
-    }
-    missing = next(r for r in rows if (r["method"], r["dataset"]) == ("freeze", "fmow"))
-    assert (missing["value"], missing["shown"], missing["bold"]) == ("", "—", "no")
-    assert (missing["n"], missing["expected"]) == ("1", "6")
-    assert [r["dataset"] for r in rows[:3]] == ["living17", "fmow", AVERAGE]
-
-
-def test_csv_and_json_are_the_same_rows(rich: Table) -> None:
-    from_csv = list(csv.DictReader(io.StringIO(render.as_csv([rich]))))
-    from_json = json.loads(render.as_json([rich]))
-
-    assert [list(row) for row in from_json] == [COLUMNS] * len(from_csv)
-    for one, other in zip(from_csv, from_json, strict=True):
-        bold = {"bold": "yes" if other["bold"] else "no"}
-        spelled = {k: "" if v is None else str(v) for k, v in {**other, **bold}.items()}
-        assert one == spelled
-
-
-def test_long_rows_agree_with_the_text(rich: Table) -> None:
-    printed = [part for row in plain(render.text(rich))[1:] for part in row[-3:]]
-
-    for part, row in zip(printed, json.loads(render.as_json([rich])), strict=True):
-        assert part.startswith(row["shown"])
-        assert ("*" in part) == row["bold"]
-        assert (f"±{row['ci90'] or 0:.1f}" in part) == (row["ci90"] is not None)
-        assert (f"({row['delta'] or 0:+.1f})" in part) == (row["delta"] is not None)
-        assert (f"({row['n']}/{row['expected']})" in part) == (row["n"] < row["expected"])
-        assert {"low": "‹", "high": "›", "": ""}[row["edge"]] in part
-        if row["value"] is not None:
-            assert f"{row['value']:.1f}" == row["shown"]
-
-
-# Legend
-
-MARKS: dict[str, tuple[str, dict[str, Any]]] = {
-    "±": ("± 90% interval", {"ci90": 0.5}),
-    "‹": ("lowest", {"edge": "low"}),
-    "›": ("highest", {"edge": "high"}),
-    "!": ("diverged", {"diverged": True}),
-    "(n/m)": ("only n of m runs", {"n": 5}),
-    "—": ("—", {"value": None}),
-}
-
-
-def test_the_legend_of_a_plain_table_says_only_how_it_was_chosen_and_what_is_bold() -> None:
-    made = list(render.legend(table(cell("freeze", 70.0))))
-
-    assert len(made) == 2
-    assert "in-distribution validation" in made[0]
-    assert "within 0.2 points" in made[1]
-
-
-@pytest.mark.parametrize("mark", MARKS)
-def test_the_legend_explains_exactly_the_marks_that_occur(mark: str) -> None:
-    _, changes = MARKS[mark]
-    marked = cell("freeze", **({"value": 70.0} | changes))
-    found = "\n".join(render.legend(table(marked, cell("adamw", 10.0))))
-
-    occurring = {mark, "‹", "›"} if mark in "‹›" else {mark}
-    for name, (explanation, _) in MARKS.items():
-        assert (explanation in found) == (name in occurring), name
-
-
-def test_the_legend_explains_deltas_where_there_are_some() -> None:
-    with_deltas = "\n".join(render.legend(table(cell("sgd", 70.0), cell("adamw", 71.0))))
-    without = "\n".join(render.legend(table(cell("sgd", 70.0), cell("adamw", None, n=0))))
-
-    assert "(+x.x) against SGD of the same model." in with_deltas
-    assert "(+x.x)" not in without
-
-
-def test_the_legend_explains_partial_averages() -> None:
-    whole = table(cell("sgd", 70.0), cell("sgd", 71.0, "fmow"))
-    holes = table(cell("sgd", 70.0), cell("adamw", 70.0), cell("sgd", 71.0, "fmow"))
-
-    assert "n of m datasets" not in "\n".join(render.legend(whole))
-    assert "n of m datasets are complete" in "\n".join(render.legend(holes))
-
-
-def test_the_id_table_says_that_its_figures_are_optimistic() -> None:
-    assert "optimistic" in render.text(table(cell("sgd", 70.0), name="id"))
-    assert "optimistic" not in render.text(table(cell("sgd", 70.0)))
 
 
 # Order and names
@@ -445,7 +306,7 @@ def test_models_datasets_and_methods_stand_in_the_order_of_the_labels() -> None:
         cell("sgd", 1.0),
     )
 
-    assert made.columns == ("living17", "fmow", "aaa", AVERAGE)
+    assert [entry.column for entry in made.rows[0]] == ["living17", "fmow", "aaa", AVERAGE]
     assert [(row[0].model, row[0].method) for row in made.rows] == [
         ("vit", "sgd"),
         ("vit", "adamw"),
@@ -462,11 +323,346 @@ def test_the_order_of_cells_changes_nothing() -> None:
     assert render.text(table(*cells)) == render.text(table(*cells[::-1]))
 
 
-def test_an_unknown_table_names_those_there_are() -> None:
-    with pytest.raises(ReportError, match="there are: ood, id"):
-        tables.find("odd")
+# Which rows and columns
+
+
+def shape(made: Table) -> list[tuple[str, str]]:
+    """Model and method of each row."""
+    return [(row[0].model, row[0].method) for row in made.rows]
+
+
+def test_a_table_by_number_has_the_papers_rows_whatever_the_runs_are() -> None:
+    clip = cell("sgd", 70.0, model="clip_vit_b16")
+    plugin = cell("mine", 99.0, "digits", model="mine")
+
+    made = tables.build(tables.find("1"), study(clip, plugin))
+
+    assert len(made.rows) == 7 * 4
+    assert len({row.block for row in made.rows}) == 7
+    assert [column.title for column in made.columns] == [
+        "Living-17", "Waterbirds", "DomainNet", "FMoW", "Camelyon17", "Avg.",
+    ]  # fmt: skip
+    assert [e.shown for e in made.rows[0]] == ["70.0", "—", "—", "—", "—", "70.0"]
+    assert {e.shown for row in made.rows[1:] for e in row} == {"—"}
+    assert shape(tables.build(tables.find("ood"), study(clip, plugin))) == [
+        ("clip_vit_b16", "sgd"),
+        ("mine", "mine"),
+    ]
+
+
+def test_number_and_name_find_the_same_table_but_for_ood_and_id() -> None:
+    for number, by_number in NUMBERED.items():
+        by_name = tables.find(by_number.name)
+        assert tables.find(str(number)) is by_number
+        assert (by_name is by_number) == (by_number.name not in ("ood", "id"))
+        assert by_name.number == number
+    assert [t.name for t in NUMBERED.values()] == [
+        "ood", "id", "sota", "memory", "clip", "cifar10", "ablations-ood", "ablations-id",
+        "convnext-ood", "convnext-id", "adamw-freeze-ood", "adamw-freeze-id", "pretraining-ood",
+        "pretraining-id",
+    ]  # fmt: skip
+
+
+def test_what_makes_a_tables_runs_is_there_or_is_said_not_to_be() -> None:
+    for one in {**TABLES, **{str(n): t for n, t in NUMBERED.items()}}.values():
+        path = ROOT / one.command.removeprefix("orch launch ")
+        assert path.is_file() == (not one.lacks), f"{one.name}: mend `lacks`, or `command`"
+
+
+@pytest.mark.parametrize("name", [*map(str, NUMBERED), "summary", "id-test"])
+def test_a_table_without_any_of_its_runs_names_the_command(name: str) -> None:
+    one = tables.find(name)
+    stranger = cell("sgd", 70.0, "digits", model="tiny")
+    others = {split: [stranger] for split in one.splits if split != "ood"}
+
+    found = study(*([] if name in ("summary", "id-test") else [stranger]), **others)
+    if name in ("summary", "id-test"):
+        found.__dict__["runs"] = ()
+    with pytest.raises(NoRuns) as caught:
+        tables.build(one, found)
+
+    text = str(caught.value)
+    assert "\n" not in text
+    if name not in ("summary", "id-test"):
+        assert f"no runs yet for Table {name} ({one.name}): `{one.command}`" in text
+        assert ("does not have" in text) == bool(one.lacks)
+
+
+def test_memory_has_no_runs_yet_whatever_there_is() -> None:
+    with pytest.raises(NoRuns, match=r"Table 4 \(memory\): `orch launch sweeps/memory.yaml` will"):
+        tables.build(tables.find("4"), study(cell("sgd", 1.0, model="clip_vit_b16")))
+
+
+def test_a_dataset_whose_finished_runs_have_no_such_split_is_no_column() -> None:
+    lacking = cell("sgd", None, "cifar10", learning_rate=1e-3)
+    waiting = cell("sgd", None, "fmow", n=0)
+
+    assert [c.title for c in table(cell("sgd", 70.0), lacking, waiting).columns] == [
+        "Living-17",
+        "FMoW",
+        "Avg.",
+    ]
+    with pytest.raises(NoRuns, match="no finished run has a value of the split ood: `evaluate:`"):
+        table(lacking)
+
+
+def test_runs_that_all_failed_are_said_to_have() -> None:
+    for asked in ("ood", "1", "summary"):
+        failed = cell("sgd", None, model="clip_vit_b16", n=0, expected=1)
+        with pytest.raises(ReportError, match=r"no run .* has numbers \(1 failed\): `orch status`"):
+            tables.build(tables.find(asked), study(failed, state="failed", id=[failed]))
+
+
+def test_pending_runs_are_dashes_with_their_counts() -> None:
+    waiting = cell("sgd", None, n=0)
+
+    made = tables.build(TABLES["ood"], study(waiting, state="pending"), LABELS)
+
+    assert plain(render.text(made))[-1] == ["Sup ViT-B/16", "SGD", "— (0/6)", "— (0/1)"]
 
 
 def test_no_cells_are_no_table() -> None:
-    with pytest.raises(ReportError, match="no run to report on; widen --sweep or --where"):
-        tables.build(TABLES["ood"], {}, LABELS)
+    with pytest.raises(NoRuns, match="no run to report on: widen --sweep or --where"):
+        table()
+
+
+@pytest.mark.parametrize(("asked", "nearest"), [("oood", "ood"), ("abalations-id", "ablations-id")])
+def test_an_unknown_table_names_the_nearest_and_all(asked: str, nearest: str) -> None:
+    with pytest.raises(ReportError) as caught:
+        tables.find(asked)
+
+    assert f'there is no table "{asked}"; did you mean "{nearest}"?' in str(caught.value)
+    assert all(name in str(caught.value) for name in TABLES)
+    assert "1 to 14" in str(caught.value)
+
+
+@pytest.mark.parametrize("asked", ["0", "15", "1.0", "-1", "", "99999"])
+def test_there_are_fourteen_numbers(asked: str) -> None:
+    with pytest.raises(ReportError, match="there is no table"):
+        tables.find(asked)
+
+
+# Several splits in one table
+
+
+def test_a_table_of_two_splits_has_two_columns_a_dataset() -> None:
+    one = Declared(name="mine", title="Mine", splits=("id", "ood"))
+    cells = [cell("sgd", 90.0), cell("sgd", 80.0, "fmow")]
+    lower = [dataclasses.replace(c, value=(c.value or 0) - 20) for c in cells]
+
+    made = tables.build(one, study(*lower, id=cells), LABELS)
+
+    assert [(c.title, c.subtitle) for c in made.columns] == [
+        (title, subtitle) for title in ("Living-17", "FMoW", "Avg.") for subtitle in ("ID", "OOD")
+    ]
+    assert [e.shown for e in made.rows[0]] == ["90.0", "70.0", "80.0", "60.0", "85.0", "65.0"]
+    assert [e.split for e in made.rows[0]] == ["id", "ood"] * 3
+
+
+# Blocks, baselines and what may be turned off
+
+
+def test_own_blocks_decide_what_is_bold() -> None:
+    cells = [cell(m, v, model=o) for o, m, v in (
+        ("vit", "sgd", 60.0), ("vit", "adamw", 70.0), ("bit", "sgd", 65.0), ("bit", "adamw", 50.0),
+    )]  # fmt: skip
+    blocks = tuple(Block(models=("vit", "bit"), methods=(how,)) for how in ("sgd", "adamw"))
+
+    made = tables.build(Declared(name="m", title="M", blocks=blocks), study(*cells), LABELS)
+
+    assert shape(made) == [("vit", "sgd"), ("bit", "sgd"), ("vit", "adamw"), ("bit", "adamw")]
+    assert [row.block for row in made.rows] == [0, 0, 1, 1]
+    assert [row[0].bold for row in made.rows] == [False, True, True, False]
+    assert [row[0].delta for row in made.rows] == [None, None, 10.0, -15.0]
+
+
+def test_what_a_table_may_leave_out() -> None:
+    cells = [cell("sgd", 70.0, ci90=3.0), cell("adamw", 69.0, ci90=3.0)]
+    plainest = Declared(
+        name="m", title="M", baseline=None, intervals=False, bold=False, average=False
+    )
+
+    made = tables.build(plainest, study(*cells), LABELS)
+
+    assert plain(render.text(made))[1:] == [["Sup ViT-B/16", "SGD", "70.0"], ["AdamW", "69.0"]]
+
+
+def test_without_intervals_bold_goes_by_two_tenths_or_by_what_the_table_says() -> None:
+    cells = [cell("sgd", 70.0, ci90=3.0), cell("adamw", 69.0, ci90=3.0), cell("freeze", 69.9)]
+
+    def found(**changes: Any) -> list[bool]:
+        one = Declared(name="m", title="M", **changes)
+        return [row[0].bold for row in tables.build(one, study(*cells), LABELS).rows]
+
+    assert found() == [True, True, True]
+    assert found(intervals=False) == [True, False, True]
+    assert found(intervals=False, within=0.05) == [True, False, False]
+
+
+def test_another_baseline_and_one_that_is_no_row() -> None:
+    cells = [cell("sgd", 70.0), cell("adamw", 75.0), cell("freeze", 74.0)]
+
+    made = tables.build(
+        Declared(name="m", title="M", methods=("sgd", "freeze"), baseline="adamw"),
+        study(*cells),
+        LABELS,
+    )
+
+    assert shape(made) == [("vit", "sgd"), ("vit", "freeze")]
+    assert [row[0].delta for row in made.rows] == [-5.0, -1.0]
+
+
+def test_the_only_model_of_a_table_is_no_column_where_the_title_names_it() -> None:
+    made = tables.build(tables.find("7"), study(cell("sgd", 70.0, model="clip_vit_b16")))
+
+    assert made.heads == ("Method",)
+    assert [row.heads for row in made.rows][:2] == [("SGD",), ("AdamW",)]
+    assert len(made.rows) == 15
+    assert {row.block for row in made.rows} == {0}
+
+
+# A column a model (Tables 4 and 6)
+
+
+def test_a_column_a_model() -> None:
+    cells = [
+        cell(method, value, "cifar10", model=model)
+        for model, method, value in (
+            ("clip_vit_b16", "sgd", 98.0), ("clip_vit_b16", "adamw", 98.3),
+            ("clip_vit_l14", "sgd", 99.0), ("clip_vit_l14", "adamw", 99.3),
+        )
+    ]  # fmt: skip
+
+    made = tables.build(tables.find("6"), study(id_test=cells))
+
+    assert made.declared.splits == ("id_test",), "not the images that chose"
+    assert [column.title for column in made.columns] == ["CLIP ViT-B/16", "CLIP ViT-L/14"]
+    assert [row.heads for row in made.rows] == [("SGD",), ("AdamW",), ("SGD (freeze-embed)",)]
+    assert [[e.shown for e in row] for row in made.rows] == [
+        ["98.0", "99.0"], ["98.3", "99.3"], ["—", "—"],
+    ]  # fmt: skip
+    assert [[e.bold for e in row] for row in made.rows] == [[False] * 2, [True] * 2, [False] * 2]
+    assert {e.column for e in made.entries} == {"cifar10"}
+
+
+def test_a_column_a_model_is_about_one_dataset() -> None:
+    one = Declared(name="m", title="M", layout="models")
+    with pytest.raises(ReportError, match="name it in `datasets`, or with --where dataset="):
+        tables.build(one, study(cell("sgd", 1.0), cell("sgd", 1.0, "fmow")))
+
+
+# Averages over models and datasets (Figure 1b)
+
+
+def summary(*cells: Cell, one: Declared = TABLES["summary"]) -> Table:
+    """The summary of cells whose ID value is 10 above."""
+    ten_up = [
+        dataclasses.replace(c, value=None if c.value is None else c.value + 10) for c in cells
+    ]
+    return tables.build(one, study(*cells, id=ten_up), LABELS)
+
+
+def shown(made: Table) -> dict[str, list[str]]:
+    """The printed numbers by method."""
+    return {row.heads[0]: [e.shown for e in row] for row in made.rows}
+
+
+def test_a_summary_averages_over_the_cells_that_all_its_methods_have() -> None:
+    made = summary(
+        cell("sgd", 60.0), cell("sgd", 70.0, "fmow"), cell("sgd", 10.0, model="bit"),
+        cell("adamw", 70.0), cell("adamw", 76.0, "fmow"),
+    )  # fmt: skip
+
+    assert shown(made) == {"SGD": ["75.0", "65.0"], "AdamW": ["83.0", "73.0"]}
+    assert [e.delta for e in made.rows[1]] == [8.0, 8.0], "over the same cells"
+    assert [e.bold for e in made.rows[1]] == [True, True]
+    assert [(e.cell.n, e.cell.expected) for e in made.rows[0]] == [(2, 3), (2, 3)]
+    assert "65.0 (2/3)" in render.text(made), "a mean over missing cells is marked"
+    assert "Means over the 2 of 3 pairs of model and dataset" in render.text(made)
+
+
+def test_a_method_that_lacks_cells_shrinks_no_summary() -> None:
+    made = summary(
+        cell("sgd", 60.0), cell("sgd", 70.0, "fmow"), cell("adamw", 70.0),
+        cell("adamw", 76.0, "fmow"), cell("lamb", 99.0), cell("whole", 50.0),
+        cell("whole", 50.0, "fmow"),
+    )  # fmt: skip
+
+    assert shown(made) == {
+        "SGD": ["75.0", "65.0"], "AdamW": ["83.0", "73.0"], "whole": ["60.0", "50.0"],
+    }  # fmt: skip
+    assert "Left out, as they lack some of those: lamb." in render.text(made)
+
+
+def test_a_summary_of_unknown_methods_is_over_what_they_share() -> None:
+    assert shown(summary(cell("a", 60.0), cell("b", 62.0), cell("b", 0.0, "fmow"))) == {
+        "a": ["70.0", "60.0"],
+        "b": ["72.0", "62.0"],
+    }
+
+
+def test_a_summary_of_partial_cells_is_marked_and_not_compared() -> None:
+    made = summary(cell("sgd", 60.0), cell("adamw", 70.0, n=5))
+
+    assert made.rows[1][0].delta is None
+    assert not made.rows[1][0].bold
+    assert "70.0 (0/1)" in render.text(made)
+
+
+def test_a_summary_of_nothing_in_common_says_so() -> None:
+    with pytest.raises(ReportError, match="for which all of the methods sgd, adamw have their"):
+        summary(cell("sgd", 60.0), cell("adamw", 70.0, "fmow"))
+
+
+def test_an_own_summary_has_the_methods_it_names() -> None:
+    one = Declared(name="m", title="M", layout="summary", splits=("ood",), methods=("sgd", "lamb"))
+    made = summary(cell("sgd", 60.0), cell("adamw", 70.0), cell("lamb", 61.0), one=one)
+
+    assert shown(made) == {"SGD": ["60.0"], "lamb": ["61.0"]}
+
+
+# The best of our cells against prior results (Table 3)
+
+
+def sota(*cells: Cell) -> Table:
+    """Table 3 of some cells."""
+    return tables.build(tables.find("sota"), study(*cells))
+
+
+def test_the_best_cell_of_each_dataset_is_named_beside_prior_results() -> None:
+    made = sota(
+        cell("sgd", 60.0, "fmow", model="clip_vit_l14"),
+        cell("sgd_freeze_embed", 61.0, "fmow", model="clip_vit_b16"),
+        cell("adamw", 89.4, "waterbirds", model="bit_r50_in21k"),
+        cell("adamw_freeze_embed", 99.0, "waterbirds", model="bit_r50_in21k"),
+    )
+
+    prior, best, models, methods = made.rows
+    assert [e.shown for e in prior] == ["87.6", "89.3", "87.2", "47.6", "93.3"]
+    assert [e.shown for e in best] == ["—", "89.4", "—", "61.0", "—"]
+    assert [e.bold for e in best] == [False, True, False, True, False]
+    assert [e.bold for e in prior] == [True, True, True, False, True], "89.3 is within 0.2 of 89.4"
+    assert [e.shown for e in models] == ["—", "BiT ResNet-50", "—", "CLIP ViT-B/16", "—"]
+    assert [e.shown for e in methods] == ["—", "AdamW", "—", "SGD (freeze-embed)", "—"]
+    assert (best[3].model, best[3].method) == ("clip_vit_b16", "sgd_freeze_embed")
+    assert {(e.model, e.method) for e in prior} == {("", PRIOR)}
+    assert "picked by the OOD accuracy that is shown, so it is optimistic" in render.text(made)
+
+
+def test_a_complete_cell_stands_before_a_partial_one_that_is_better() -> None:
+    made = sota(
+        cell("sgd", 60.0, "fmow", model="clip_vit_l14"),
+        cell("adamw", 61.0, "fmow", model="clip_vit_l14", n=5),
+        cell("adamw", 50.0, "domainnet", model="clip_vit_l14", n=5),
+    )
+
+    assert made.rows[1][3].shown == "60.0"
+    assert "50.0 (5/6r)" in render.text(made)
+
+
+def test_models_that_saw_living17_with_its_labels_do_not_compete_on_it() -> None:
+    made = sota(
+        cell("sgd", 94.0, model="convnext_b_in22k"), cell("sgd", 84.0, model="clip_vit_l14")
+    )
+
+    assert made.rows[1][0].shown == "84.0"
