@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from db.engines import now
 from db.owners import Process, is_dead
 from db.reading import ATTEMPTS, EPOCHS, METRICS, OWNERS, RUNS, SWEEPS, Reader
+from db.records import CELL
 from db.schema import HEAD
 
 
@@ -63,6 +64,14 @@ def summary(reader: Reader) -> Summary:
             owners=tuple(_holders(connection)),
             **counts,
         )
+
+
+def names(reader: Reader) -> dict[str, set[str]]:
+    """The models, datasets and methods of the store's runs, by the name of the column."""
+    with reader.read() as connection:
+        return {
+            name: set(connection.scalars(sa.select(RUNS.c[name]).distinct())) for name in CELL
+        }
 
 
 def _size(connection: sa.Connection) -> int:

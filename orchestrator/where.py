@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,10 +31,13 @@ class Where:
         )
 
 
-def parse(texts: tuple[str, ...]) -> Where:
+def parse(
+    texts: tuple[str, ...], stored: Callable[[], Mapping[str, Collection[str]]] = dict
+) -> Where:
     """Read `model=a,b dataset!=c` (blanks or several options mean "and").
 
-    Raises `SpecError` for a field or a name that does not exist.
+    Raises `SpecError` for a field that does not exist, and for a name that is neither in this
+    version nor among the `stored` ones, such as those of imported runs (`db.summary.names`).
     """
     conditions: dict[str, tuple[bool, frozenset[str]]] = {}
     for text in " ".join(texts).split():
@@ -48,7 +52,8 @@ def parse(texts: tuple[str, ...]) -> Where:
         if name in conditions:
             raise SpecError(f"--where: {name} is given twice; write {name}=a,b.")
         for entry in value.split(",") if name in CATALOGS else ():
-            CATALOGS[name].find(entry)
+            if entry not in CATALOGS[name] and entry not in stored().get(name, ()):
+                CATALOGS[name].find(entry)
         conditions[name] = (wanted, frozenset(_spelled(part) for part in value.split(",")))
     return Where(conditions)
 

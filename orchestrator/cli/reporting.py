@@ -114,12 +114,13 @@ def report(
       orch report --figure learning-rate -o rates.pdf
       orch report --html report/
     """
+    from db import summary
     from db.reading import Reader
     from reports.study import Study
 
     _refuse_mixtures(names, style, reference, figure, folder, output)
-    wanted = where.parse(conditions)
     reader = Reader.open(settings.store)
+    wanted = where.parse(conditions, lambda: summary.names(reader))
     name, own = _sweep(reader, sweep)
     declared = [_find(asked, reader, name, own) for asked in dict.fromkeys(names)]
     study = Study(

@@ -71,10 +71,11 @@ def runs_list(
     """
     from db.reading import Reader
 
-    wanted, state = where.parse(conditions), "failed" if failed else state
+    reader = Reader.open(settings.store)
+    wanted, state = _where(reader, conditions), "failed" if failed else state
     found = [
         stored
-        for stored in Reader.open(settings.store).runs(sweep)
+        for stored in reader.runs(sweep)
         if wanted.matches(stored.run)
         and state in (None, stored.state)
         and cause in (None, cause_of(stored))
@@ -324,9 +325,15 @@ def runs_void(settings: Settings, run_ids: tuple[str, ...], reason: str) -> None
 def _found(
     store: Reader, run_ids: tuple[str, ...], sweep: str | None, conditions: tuple[str, ...]
 ) -> list[StoredRun]:
-    wanted = where.parse(conditions)
+    wanted = _where(store, conditions)
     found = [store.find_run(run_id) for run_id in run_ids] if run_ids else store.runs(sweep)
     return [stored for stored in found if wanted.matches(stored.run)]
+
+
+def _where(store: Reader, conditions: tuple[str, ...]) -> where.Where:
+    from db.summary import names
+
+    return where.parse(conditions, lambda: names(store))
 
 
 def _refuse_others(
