@@ -49,7 +49,7 @@ class Operating(Writer):
 
         Its data and weights count as unknown again, so that a retry may have others. Raises
         `StoreError` for a run that is pending, running or voided for another reason, and while a
-        run that started from its weights stands: its numbers would come from nowhere.
+        run that started from what it left stands: its numbers would come from nowhere.
         """
         reason = plain(reason)
         with self.write(durable=True) as connection:
@@ -62,7 +62,7 @@ class Operating(Writer):
                 raise StoreError(f"run {run.id} is {run.state}; cancel it, then void it.")
             if standing := list(connection.scalars(_STANDING, {"run": run_key})):
                 raise StoreError(
-                    f"run {run.id} cannot be voided: its weights are what "
+                    f"run {run.id} cannot be voided: what it left is what "
                     f"{', '.join(standing)} started from; void those first."
                 )
             history = self._history(connection, run_key, 0)

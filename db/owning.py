@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from db.engines import among, now
 from db.owners import Process, is_dead, this_process
 from db.reading import ARTIFACTS, ATTEMPTS, DEPENDENCIES, OWNERS, RUNS
-from db.records import KEPT_NAMES, Claim, Run
+from db.records import HEAD_NAME, KEPT_NAMES, Claim, Run
 from db.writing import Writer
 
 
@@ -91,24 +91,27 @@ class Owning(Writer):
                     if row is None:
                         return None
                 run = Run.from_content(json.loads(row.content), id=row.id, variant=row.variant)
-                weights = row.weights_sha256
-                if run.needs:
-                    weights = weights or _weights(connection, mine)
+                left = _left(connection, mine) if run.needs else {}
+                weights = row.weights_sha256 or left.get(run.pretraining)
         except _Voided:
             return None
-        return Claim(run, run_key, row.fence, row.data_fingerprint, weights)
+        head = left.get(run.probe)
+        return Claim(run, run_key, row.fence, row.data_fingerprint, weights, head)
 
 
 class _Voided(Exception):
     """What a run needs was voided at the moment of its claim."""
 
 
-def _weights(connection: sa.Connection, mine: dict[str, int]) -> str | None:
-    """The checksum of what the run needs, which cannot be voided before the claim is kept."""
+def _left(connection: sa.Connection, mine: dict[str, int]) -> dict[str | None, str]:
+    """The checksums of what the run starts from, by the run that left it.
+
+    That cannot be voided before the claim is kept.
+    """
     needed = connection.execute(_NEEDED, mine).all()
-    if any(state != "done" for state, _ in needed):
+    if any(row.state != "done" for row in needed):
         raise _Voided
-    return next((sha for _, sha in needed if sha), None)
+    return {row.id: row.sha256 for row in needed if row.sha256}
 
 
 def _requeue(connection: sa.Connection, owners: Collection[int], outcome: str, wait: bool) -> int:
@@ -200,10 +203,13 @@ _ATTEMPT = sa.insert(ATTEMPTS).values(
 )
 # Held until the claim is kept, so that nobody voids what the run is about to start from.
 _NEEDED = (
-    sa.select(_needed.c.state, ARTIFACTS.c.sha256)
+    sa.select(_needed.c.id, _needed.c.state, ARTIFACTS.c.sha256)
     .join_from(DEPENDENCIES, _needed, _needed.c.key == DEPENDENCIES.c.needs_key)
     .outerjoin(
-        ARTIFACTS, (ARTIFACTS.c.run_key == _needed.c.key) & ARTIFACTS.c.name.not_in(KEPT_NAMES)
+        ARTIFACTS,
+        (ARTIFACTS.c.run_key == _needed.c.key)
+        & ARTIFACTS.c.name.not_in(KEPT_NAMES)
+        & ((_needed.c.kind != "linear_probe") | (ARTIFACTS.c.name == HEAD_NAME)),
     )
     .where(DEPENDENCIES.c.run_key == sa.bindparam("run"))
     .with_for_update(read=True, of=_needed)

@@ -298,6 +298,8 @@ class Claim:
     data_fingerprint: str | None = None
     """Of the first attempt; another one is refused."""
     weights_sha256: str | None = None
+    head_sha256: str | None = None
+    """Of the head that the run's linear probe left; another one is refused."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from db.errors import EnvironmentProblem, MissingInputs
-from db.records import Run, State
+from db.records import HEAD_NAME, Run, State
 from worker.context import Folders
 from worker.data import DATASETS
 from worker.models import ARTIFACT, MODELS
@@ -50,10 +50,12 @@ def _missing(to_do: list[Run], states: dict[str, State], folders: Folders) -> It
     for name in dict.fromkeys(run.dataset for run in to_do):
         if absence := DATASETS[name].absence(folders.data):
             yield f'dataset "{name}": {absence}'
-    for need in dict.fromkeys(need for run in to_do for need in run.needs):
-        path = folders.runs / need / ARTIFACT
-        if states.get(need) == "done" and not path.is_file():
+    left = [("pretrained weights", run.pretraining, ARTIFACT) for run in to_do]
+    left += [("linear probe", run.probe, HEAD_NAME) for run in to_do]
+    for what, need, file in dict.fromkeys(left):
+        path = folders.runs / (need or "") / file
+        if need and states.get(need) == "done" and not path.is_file():
             yield (
-                f"pretrained weights: {path} is not there although its run is done; "
+                f"{what}: {path} is not there although its run is done; "
                 f"bring back the --runs folder, or: orch runs run {need} --local"
             )

@@ -30,7 +30,7 @@ class Lines:
         """When the first run started: until then workers only import torch."""
         self.latest: dict[str, EpochRecord] = {}
         self.decoding: dict[str, str] = {}
-        """Of runs whose images are being decoded into the cache, how far that is."""
+        """Of runs whose images are being decoded, or made into features, how far that is."""
         self.waits: dict[str, str] = {}
         self._claimed: dict[str, float] = {}
         self._told: dict[str, float] = {}
@@ -72,6 +72,9 @@ class Lines:
             case Progress() if event.doing == "decoding":
                 decoded = f"decoding images, {event.step:,} of {event.steps:,}"
                 self.decoding[run_id] = decoded
+            case Progress() if event.doing == "extracting":
+                extracted = f"extracting features, {event.step:,} of {event.steps:,} images"
+                self.decoding[run_id] = extracted
             case Finished() | Diverged() if event.history:
                 self.latest[run_id] = event.history[-1]
         if not isinstance(event, Waiting) and self.waits.pop(run_id, ""):

@@ -53,6 +53,8 @@ class Context(Folders):
     """Of the first attempt, where there was one; other data is refused."""
     weights_sha256: str | None = None
     """The same for the weights that training starts from."""
+    head_sha256: str | None = None
+    """Of the head that the run's linear probe left, where it has one."""
     should_stop: Callable[[], bool] = field(default=_never)
     """Asked before every step and forward pass; a run told to stop yields `Paused` and ends."""
 

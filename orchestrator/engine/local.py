@@ -63,6 +63,7 @@ class Local:
             keep=self.keep,
             data_fingerprint=claim.data_fingerprint,
             weights_sha256=claim.weights_sha256,
+            head_sha256=claim.head_sha256,
             should_stop=stop.is_set,
         )
         with _logged(log_path(surroundings.folder(claim.run.id), claim.fence)):

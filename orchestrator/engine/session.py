@@ -199,6 +199,7 @@ class Session:
             plugins=self.plugins,
             data_fingerprint=claim.data_fingerprint,
             weights_sha256=claim.weights_sha256,
+            head_sha256=claim.head_sha256,
             checkpoint_seconds=self.checkpoint_seconds,
             bell=self.bell,
         )

@@ -24,6 +24,7 @@ class Task:
     plugins: tuple[str, ...] = ()
     data_fingerprint: str | None = None
     weights_sha256: str | None = None
+    head_sha256: str | None = None
     checkpoint_seconds: float = 180.0
     bell: str = ""
     """The name of the launch's bell; empty: nobody rings."""

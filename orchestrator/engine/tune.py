@@ -233,6 +233,7 @@ def train(config: dict[str, Any]) -> None:
         checkpoint_seconds=task.checkpoint_seconds,
         data_fingerprint=task.data_fingerprint,
         weights_sha256=task.weights_sha256,
+        head_sha256=task.head_sha256,
         should_stop=listener.should_stop,
     )
     if task.gpus:
