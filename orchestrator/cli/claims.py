@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
@@ -11,7 +12,11 @@ from orchestrator.cli import Settings
 
 
 @click.command()
-@click.option("--sweep", help="Only the runs of this sweep; by default of all sweeps.")
+@click.option(
+    "--sweep",
+    metavar="NAME|FILE.yaml",
+    help="Only the runs of this sweep; by default of all sweeps.",
+)
 @click.option("--where", "conditions", multiple=True, help="Only runs with these fields.")
 @click.option(
     "--partial",
@@ -52,14 +57,16 @@ def claims(
       orch claims --sweep full_grid --format markdown
       orch claims --sweep demo --rehearse
     """
+    from db import summary
     from db.reading import Reader
     from reports import claims as declared
     from reports.study import Study
 
-    wanted = where.parse(conditions)
+    reader = Reader.open(settings.store)
+    wanted = where.parse(conditions, lambda: summary.names(reader))
     study = Study(
-        Reader.open(settings.store),
-        sweep,
+        reader,
+        _sweep(sweep),
         matches=(lambda stored: wanted.matches(stored.run)) if conditions else None,
         partial=partial,
     )
@@ -68,6 +75,15 @@ def claims(
         click.echo("There is no run that a claim could be rehearsed on; widen --sweep or --where.")
         return
     click.echo(declared.render(judged, style, colour=sys.stdout.isatty()), nl=False)
+
+
+def _sweep(asked: str | None) -> str | None:
+    """The name of a sweep that is given by name or file."""
+    if asked is None or not asked.endswith((".yaml", ".yml")):
+        return asked
+    from orchestrator import sweep as sweeps
+
+    return sweeps.load(Path(asked)).name
 
 
 COMMANDS: list[click.Command] = [claims]
