@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conftest import TOYS, a_run
+from conftest import TOYS, PostgresServer, a_run
+from db.reading import ATTEMPTS
 from db.records import Cause, Claim, EpochRecord, Metric, Provenance, Run
 from db.store import Store
 from orchestrator.cli import main
@@ -82,11 +84,9 @@ class Lab:
 
     def _of_commit(self, claim: Claim, commit: str, dirty: bool) -> None:
         with self.store.write() as connection:
-            connection.exec_driver_sql(
-                "UPDATE attempts SET git_commit = ?, git_dirty = ? "
-                "WHERE run_key = ? AND number = ?",
-                (commit, dirty, claim.run_key, claim.fence),
-            )
+            mine = (ATTEMPTS.c.run_key == claim.run_key) & (ATTEMPTS.c.number == claim.fence)
+            told = sa.update(ATTEMPTS).where(mine).values(git_commit=commit, git_dirty=dirty)
+            connection.execute(told)
 
     def done(self, run: Run, ids: Sequence[float], oods: Sequence[float], **begun: Any) -> None:
         """Train a run whose epochs measured these."""
@@ -358,11 +358,12 @@ def test_an_edge_is_not_extended_while_runs_are_left_nor_above_divergence(lab: L
 
 def test_tuned_hyperparameters_are_chosen_with_the_rate(lab: Lab) -> None:
     runs = [
-        a_run(learning_rate=0.1, epochs=2, hyperparameters=(("lambda", value),))
+        a_run(learning_rate=rate, epochs=2, hyperparameters=(("lambda", value),))
+        for rate in (0.1, 0.3)
         for value in (0.1, 1.0, 10.0)
     ]
     lab.ask(*runs)
-    for run, value in zip(runs, (50, 60, 55), strict=True):
+    for run, value in zip(runs, (50, 60, 55, 53, 54, 52), strict=True):
         lab.done(run, [value, 0], [value - 20, 0])
 
     audit = lab.audit()
@@ -569,18 +570,23 @@ def test_runs_that_extend_added_are_told(lab: Lab) -> None:
 
 
 def test_imported_numbers_are_explained_as_imported(lab: Lab) -> None:
-    run = runs_at([0.1], source="import:paper")[0]
-    lab.ask(run)
+    run, other = runs_at([0.1, 0.3], source="import:paper")
+    lab.ask(run, other)
     lab.done(run, [50, 60], [40, 30])
+    lab.done(other, [50, 40], [40, 30])
     with lab.store.write() as connection:  # an import brings numbers, and no attempt
         connection.exec_driver_sql("DELETE FROM attempts")
 
     audit = lab.audit()
 
     assert of(audit, run).source == "import:paper"
-    assert "1 of 1 run was imported (import:paper), not measured here" in text(audit)
+    assert "The numbers were imported (import:paper), not measured here" in text(audit)
     assert "done, imported" in text(audit)
     assert [one.setting for one in audit.differences] == ["model", "dataset"]
+    assert audit.choice is not None
+    assert (audit.choice.edge, audit.choice.remedy) == ("low", "")
+    assert "Imported runs have no sweep file to extend." in text(audit)
+    assert "What every run of the cell shares (an import tells no settings)" in text(audit)
 
 
 # The paper's protocol
@@ -689,8 +695,7 @@ def test_another_cells_variants_are_no_obstacle(lab: Lab) -> None:
 # How it is printed
 
 
-@pytest.fixture
-def rich(lab: Lab) -> Lab:
+def enriched(lab: Lab) -> Lab:
     """A cell with something to say in every section, in long words."""
     runs = runs_at([1e-4, 3e-4, 1e-3, 3e-3], seeds=(0, 1, 2))
     lab.ask(*runs, sweep="a_sweep_with_a_rather_long_name_as_users_like_them")
@@ -700,6 +705,22 @@ def rich(lab: Lab) -> Lab:
     lab.fail(runs[9], "ValueError: " + "a long and detailed complaint " * 8, "bad_data")
     lab.store.diverge(lab.begin(runs[10]), history(runs[10], [70], [50]), "nan")
     return lab
+
+
+@pytest.fixture
+def rich(lab: Lab) -> Lab:
+    """That cell on SQLite."""
+    return enriched(lab)
+
+
+def test_postgresql_tells_the_same(rich: Lab, postgres: PostgresServer) -> None:
+    url = postgres.fresh()
+    there = Lab(Store.open(url, create=True), url)
+    try:
+        assert enriched(there).audit() == rich.audit()
+    finally:
+        there.store.engine.dispose()
+        postgres.drop(url)
 
 
 def test_no_line_is_wider_than_a_page(rich: Lab) -> None:
@@ -738,8 +759,9 @@ def test_markdown_says_what_text_says(rich: Lab) -> None:
 
 SCHEMA = {
     "": {
-        "model", "dataset", "method", "sweep", "sweeps", "rule", "partial", "miniature", "why",
-        "variants", "numbers", "choice", "n", "expected", "seeds", "seeds_expected",
+        "model", "dataset", "method", "sweep", "sweeps", "launched", "rule", "partial",
+        "miniature", "why", "variants", "numbers", "choice", "n", "expected", "seeds",
+        "seeds_expected",
         "rates_competing", "rates_expected", "rates", "runs", "alternatives", "provenance",
         "versions", "events", "identity", "differences", "published",
     },

@@ -44,12 +44,14 @@ class Asking:
     sweep: str
     run_key: int
     extended: bool
+    launched: bool
+    """From a sweep file; an imported one has nothing to train."""
 
 
 def asking_for(reader: Reader, run_keys: Sequence[int], sweep: str | None) -> list[Asking]:
     """Which sweeps ask for the runs, the one launched last first; or whether `sweep` does."""
     query = (
-        sa.select(SWEEPS.c.name, SWEEP_RUNS.c.run_key, SWEEP_RUNS.c.extended)
+        sa.select(SWEEPS.c.name, SWEEP_RUNS.c.run_key, SWEEP_RUNS.c.extended, SWEEPS.c.yaml != "")
         .join(SWEEPS, SWEEPS.c.id == SWEEP_RUNS.c.sweep_id)
         .where(among(SWEEP_RUNS.c.run_key, "keys"), SWEEP_RUNS.c.requested)
         .order_by(SWEEPS.c.created.desc(), SWEEPS.c.id.desc(), SWEEP_RUNS.c.position)

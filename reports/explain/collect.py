@@ -44,6 +44,7 @@ def audit(study: Study, key: Key) -> Audit:
         *key,
         sweep=study.sweep,
         sweeps=tuple(dict.fromkeys(one.sweep for one in asking)),
+        launched=next((one.sweep for one in asking if one.launched), None),
         rule=study.rule,
         partial=study.partial,
         miniature=any((run.data_fingerprint or "").startswith(MINIATURE) for run in runs),
@@ -212,9 +213,9 @@ def _remedy(begun: Audit, cell: Cell, runs: Sequence[RunAudit]) -> str:
     """What `orch extend --edges` will do something about: settled cells of runs trained here."""
     settled = all(run.state in (*RESULTS, "cancelled") for run in runs)
     helps = settled and not (cell.edge == "high" and cell.diverged)
-    if not cell.edge or not helps or not begun.sweeps:
+    if not cell.edge or not helps or begun.launched is None or any(run.source for run in runs):
         return ""
-    return f"orch extend --edges {begun.sweeps[0]} && orch resume {begun.sweeps[0]}"
+    return f"orch extend --edges {begun.launched} && orch resume {begun.launched}"
 
 
 # Other rules

@@ -205,6 +205,8 @@ class Audit:
     """The sweep that was asked for; None: all."""
     sweeps: tuple[str, ...]
     """The sweeps that ask for its runs, the one launched last first."""
+    launched: str | None
+    """The one of them that would train more; None: all are imported."""
     rule: str
     partial: bool
     """Whether rates that lack seeds compete."""

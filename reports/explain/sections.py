@@ -70,7 +70,8 @@ def sections_of(audit: Audit, *, colour: bool) -> Iterator[Section]:
     yield _alternatives(audit)
     yield Section("Measured with", pairs=tuple(_measured(audit)))
     yield Section("What happened on the way", sentences=audit.events)
-    yield Section("What every run of the cell shares", pairs=(("", _identity(audit)),))
+    told = " (an import tells no settings)" if audit.identity["source"] else ""
+    yield Section(f"What every run of the cell shares{told}", pairs=(("", _identity(audit)),))
     yield Section("What differs from the paper's protocol", sentences=tuple(_differences(audit)))
     yield Section(
         "What differs from the runs behind the published figures",
@@ -151,14 +152,14 @@ def _plot(audit: Audit, *, colour: bool) -> Iterator[str]:
         )
         for split, look in (("id", ("●", "○", "·", "36")), ("ood", ("◆", "◇", "-", "33")))
     ]
+    if len({rate.learning_rate for rate in rates if rate.values}) < 2:
+        return
     drawn = plot.draw(
         sorted({rate.learning_rate for rate in rates}),
         curves,
         chosen=audit.choice.learning_rate if audit.choice else None,
         colour=colour,
     )
-    if not drawn:
-        return
     yield from drawn
     legend = "   ".join(f"{c.marker} {c.name}" for c in curves if c.points)
     hollow = any(not whole for c in curves for _, whole in c.points.values())
@@ -203,8 +204,8 @@ def _without(audit: Audit) -> Iterator[str]:
             yield f"{words.run_name(run)}: {run.reason}."
     if states & {"failed", "cancelled", "voided"}:
         yield "Failed, cancelled and voided runs are made pending again by `orch runs retry ID`."
-    if states & {"failed", "cancelled", "voided", "pending"} and audit.sweeps:
-        yield f"What is pending is trained by `orch resume {audit.sweeps[0]}`."
+    if states & {"failed", "cancelled", "voided", "pending"} and audit.launched:
+        yield f"What is pending is trained by `orch resume {audit.launched}`."
 
 
 def _epoch(run: RunAudit) -> str:

@@ -174,13 +174,13 @@ def why(audit: Audit) -> Iterator[str]:
         )
     elsewhere = [run for run in audit.runs if run.score is not None and not run.attempts]
     if elsewhere:
-        count = len(elsewhere)
+        some = f"{len(elsewhere)} of {len(audit.runs)} runs were"
+        which = some if len(elsewhere) < len(audit.runs) else "The numbers were"
         sources = sorted({run.source for run in elsewhere if run.source})
         origin = f" ({listed(sources)})" if sources else ""
         yield (
-            f"{count} of {plural(len(audit.runs), 'run')} {'was' if count == 1 else 'were'} "
-            f"imported{origin}, not measured here: on which machine, and with which versions, is "
-            "not known."
+            f"{which} imported{origin}, not measured here: on which machine, and with which "
+            "versions, is not known."
         )
 
 
@@ -242,6 +242,8 @@ def _flaws(audit: Audit, choice: ChoiceAudit) -> Iterator[str]:
 
 def _no_remedy(audit: Audit) -> str:
     """Why `orch extend --edges` would leave the cell as it is."""
+    if audit.launched is None or any(run.source for run in audit.runs):
+        return " Imported runs have no sweep file to extend."
     if any(run.state not in ("done", "diverged", "cancelled") for run in audit.runs):
         return " `orch extend --edges` adds one when the runs that are left have results."
     return " `orch extend --edges` adds none above a rate that diverged."
