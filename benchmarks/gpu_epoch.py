@@ -63,7 +63,6 @@ def plain(run: Any, data: Path, device: str, workers: int) -> float:
     from worker.data import DATASETS
     from worker.data.images import source
     from worker.determinism import arithmetic
-    from worker.methods import METHODS
     from worker.models import MODELS
     from worker.models.weights import new_model
     from worker.optim import freeze, optimizer
@@ -88,10 +87,9 @@ def plain(run: Any, data: Path, device: str, workers: int) -> float:
         def __getitem__(self, index: int) -> Any:
             return shown(part.pool.read(int(part.rows[index]))), int(part.labels[index])
 
-    entry, method = MODELS[run.model], METHODS[run.method]
-    model = new_model(entry, DATASETS[run.dataset].classes).to(device).train()
-    freeze(model, entry, method)
-    optim = optimizer(model, run, method)
+    model = new_model(MODELS[run.model], DATASETS[run.dataset].classes).to(device).train()
+    freeze(model, run)
+    optim = optimizer(model, run)
     loader: Any = DataLoader(
         Files(), run.batch_size, shuffle=True, num_workers=workers, pin_memory=device != "cpu",
         persistent_workers=workers > 0,

@@ -12,7 +12,8 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from db.errors import SpecError
 from orchestrator import yaml_file
-from orchestrator.spec import Block, Strict, is_name, sentence, unique
+from orchestrator.listed import unique
+from orchestrator.spec import Block, Strict, is_name, sentence
 from reports import declared
 from worker.catalog import nearest
 from worker.data import DATASETS

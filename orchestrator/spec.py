@@ -7,8 +7,8 @@ anything is done, and a complaint names file, line, field and remedy.
 
 from __future__ import annotations
 
+import itertools
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
@@ -27,13 +27,27 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from db.errors import SpecError
-from orchestrator import yaml_file
-from worker.catalog import Catalog, nearest
+from orchestrator import listed, yaml_file
+from orchestrator.listed import At, unique
+from worker.catalog import nearest
 from worker.context import Keep
 from worker.data import DATASETS, Dataset
-from worker.methods import LEARNING_RATES, METHODS, Method
+from worker.methods import METHODS, Method
 from worker.models import MODELS
 
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "authors": {
+        "schedule": "cosine_per_epoch",
+        "adamw_weight_decay": 0.0,
+        "sup_vit_normalization": "imagenet",
+        "waterbirds_selection": "test",
+        "low_lr_proj": "fixed",
+        "l2_sp": "authors",
+        "lp_ft_rate_factor": 1.0,
+    },
+}
+"""What each preset sets, other than the fields' own defaults, which are the paper's."""
 PRETRAIN_FIELDS = {"kind", "models", "seeds", "threads", "resources"}
 TOP_FIELDS = ("name", "grids", "tables")
 """What stands at the top of a file alone."""
@@ -42,60 +56,6 @@ DEFAULT = "default"
 """Among resources by model: those of the models that are not named."""
 FOR_ALL, PER_MODEL = "for all", "per model"
 """The two forms of `resources`; no field or model can be called so."""
-
-
-class _At(ValueError):
-    """A complaint about a field inside what is being checked."""
-
-    def __init__(self, text: str, *location: str | int) -> None:
-        super().__init__(text)
-        self.location = location
-
-
-def unique(values: list[Any]) -> list[Any]:
-    """The list; `ValueError` where a value stands in it twice."""
-    for index, value in enumerate(values):
-        if value in values[:index]:
-            raise ValueError(f"{value!r} is listed twice; keep one of them")
-    return values
-
-
-def _known(catalog: Catalog[Any]) -> Callable[[str], str]:
-    def check(name: str) -> str:
-        try:
-            catalog.find(name)
-        except SpecError as error:
-            raise ValueError(str(error)) from error
-        return name
-
-    return check
-
-
-def _rates(value: Any, *inside: str) -> tuple[float, ...]:
-    """A list of learning rates, in ascending order: ties between rates go to the smallest."""
-    if not isinstance(value, list):
-        raise _At("must be a list of rates such as [1e-4, 3e-4], or `default`", *inside)
-    if not value:
-        raise _At("is empty; give at least one rate", *inside)
-    for index, rate in enumerate(value):
-        if isinstance(rate, bool) or not isinstance(rate, (int, float)):
-            raise _At(f"{rate!r} is not a number; give rates such as 3e-4", *inside, index)
-        if not 0 < rate <= sys.float_info.max:  # nan, infinity, and whole numbers past any float
-            raise _At(f"{rate!r} is not a positive rate; give rates such as 3e-4", *inside, index)
-    return tuple(sorted(unique([float(rate) for rate in value])))
-
-
-def _learning_rates(value: Any) -> Any:
-    if value == "default":
-        return value
-    if not isinstance(value, dict):
-        return _rates(value)
-    if not value:
-        raise ValueError("is empty; give a list, `default`, or {method: list}")
-    for name in value:
-        if name not in METHODS and name not in LEARNING_RATES:
-            raise _At(f'unknown method "{name}"; {nearest(name, METHODS)}', name)
-    return {name: _rates(rates, name) for name, rates in value.items()}
 
 
 def _not_empty(value: Any) -> Any:
@@ -114,11 +74,11 @@ def _resources_form(value: Any) -> str:
 def _per_model(value: dict[str, Any]) -> dict[str, Any]:
     for name, given in value.items():
         if name in Resources.model_fields:
-            raise _At(f"stands among models; write `{DEFAULT}: {{{name}: {given}}}`", name)
+            raise At(f"stands among models; write `{DEFAULT}: {{{name}: {given}}}`", name)
         if name != DEFAULT and name not in MODELS:
-            raise _At(f'unknown model "{name}"; {nearest(name, [DEFAULT, *MODELS])}', name)
+            raise At(f'unknown model "{name}"; {nearest(name, [DEFAULT, *MODELS])}', name)
         if given == {}:
-            raise _At("is empty; give `cpus`, `gpus`, or leave it out", name)
+            raise At("is empty; give `cpus`, `gpus`, or leave it out", name)
     return value
 
 
@@ -135,9 +95,9 @@ def _evaluate(value: Any) -> Any:
 Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """What every random generator takes."""
-ModelId = Annotated[str, AfterValidator(_known(MODELS))]
-DatasetId = Annotated[str, AfterValidator(_known(DATASETS))]
-MethodId = Annotated[str, AfterValidator(_known(METHODS))]
+ModelId = Annotated[str, AfterValidator(listed.known(MODELS))]
+DatasetId = Annotated[str, AfterValidator(listed.known(DATASETS))]
+MethodId = Annotated[str, AfterValidator(listed.known(METHODS))]
 Rates = tuple[float, ...]
 
 
@@ -172,7 +132,7 @@ class Block(Strict):
     models: Annotated[list[ModelId], Field(min_length=1), AfterValidator(unique)]
     datasets: Annotated[list[DatasetId], AfterValidator(unique)] = []
     methods: Annotated[list[MethodId], AfterValidator(unique)] = []
-    learning_rates: Annotated[Any, BeforeValidator(_learning_rates)] = "default"
+    learning_rates: Annotated[Any, BeforeValidator(listed.learning_rates)] = "default"
     """`default` (the method's own list), a list, or {method or family: list}."""
     seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(unique)] = [0]
     epochs: Positive | None = None
@@ -180,10 +140,24 @@ class Block(Strict):
     batch_size: Positive = 32
     micro_batch: Positive = 16
     """Images a forward pass; the authors' code uses half a batch."""
-    protocol: Literal["paper"] = "paper"
-    """A preset of the fields below, each of which may be set by itself."""
+    hyperparameters: Annotated[Any, BeforeValidator(listed.hyperparameters)] = {}
+    """Values to try of methods' own numbers, {method: {name: list}}; else each one's default."""
+    protocol: Literal["paper", "authors"] = "paper"
+    """A preset of the next seven fields, each of which may be set by itself: see `PROTOCOLS`."""
     schedule: Literal["cosine_per_step", "cosine_per_epoch"] = "cosine_per_step"
     adamw_weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
+    sup_vit_normalization: Literal["own", "imagenet"] = "own"
+    """Mean and std of Sup ViT's images: its weights' own 0.5, or ImageNet's."""
+    waterbirds_selection: Literal["validation", "test"] = "validation"
+    """`test`: test groups, weighted as in training, choose; the worst is of them and validation."""
+    low_lr_proj: Literal["trained", "fixed"] = "trained"
+    """Whether CLIP's projection moves where the embedding has a lower rate."""
+    l2_sp: Literal["paper", "authors"] = "paper"
+    """λ/2 over the pretrained tensors; or λ over all, the head too."""
+    lp_ft_rate_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Times the rates of methods that start from a probe; None: the method's own, 0.1."""
+    resize: Literal["short", "square"] = "short"
+    """Living-17's test images and Waterbirds': short side, then the center; or both sides."""
     weights: Literal["pretrained", "random"] = "pretrained"
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     """bf16: autocast in forward passes; tf32 needs a GPU."""
@@ -200,10 +174,17 @@ class Block(Strict):
     ] = Resources()
     """One for all runs, or {model: resources}; what a model leaves out comes from `default`."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("kind") == "pretrain":
+            return values
+        return {**PROTOCOLS.get(str(values.get("protocol")), {}), **values}
+
     @model_validator(mode="after")
     def _whole(self) -> Block:
         if self.micro_batch > self.batch_size:
-            raise _At(
+            raise At(
                 f"micro_batch ({self.micro_batch}) is larger than batch_size ({self.batch_size}); "
                 "set it to at most batch_size",
                 "micro_batch" if "micro_batch" in self.model_fields_set else "batch_size",
@@ -214,10 +195,10 @@ class Block(Strict):
         self._check_precision()
         for field in ("datasets", "methods"):
             if not getattr(self, field):
-                raise _At("is missing or empty; name at least one", field)
+                raise At("is missing or empty; name at least one", field)
         for dataset in map(DATASETS.__getitem__, self.datasets):
             if dataset.upstream:
-                raise _At(
+                raise At(
                     f'"{dataset.id}" is for pretraining; name another',
                     "datasets",
                     self.datasets.index(dataset.id),
@@ -225,9 +206,9 @@ class Block(Strict):
             self._check_splits(dataset)
             self._check_size(dataset)
         self._check_methods()
-        if isinstance(self.learning_rates, dict):
-            for method in self.methods:
-                self.rates(METHODS[method])
+        for method in map(METHODS.__getitem__, self.methods):
+            if method.kind == "finetune":
+                self.rates(method, self.datasets[0])
         return self
 
     def _check_precision(self) -> None:
@@ -236,7 +217,7 @@ class Block(Strict):
             whose = (
                 "" if isinstance(self.resources, Resources) else f', and "{lacking[0]}" has none'
             )
-            raise _At(
+            raise At(
                 f"tf32 needs a GPU{whose}; set `resources: {{gpus: 1}}`, or use fp32", "precision"
             )
 
@@ -244,7 +225,7 @@ class Block(Strict):
         """A model built for one size of image cannot train on another."""
         for model in map(MODELS.__getitem__, self.models):
             if model.published and dataset.side and model.image_size != dataset.side:
-                raise _At(
+                raise At(
                     f"{model.id} takes images of {model.image_size} pixels and {dataset.id} gives "
                     f"{dataset.side}; leave one of them out",
                     "datasets",
@@ -255,18 +236,18 @@ class Block(Strict):
         for index, method in enumerate(map(METHODS.__getitem__, self.methods)):
             for model in map(MODELS.__getitem__, self.models):
                 if (reason := method.refuses(model)) is not None:
-                    raise _At(reason, "methods", index)
+                    raise At(reason, "methods", index)
 
     def _check_pretrain(self) -> None:
         for field in sorted(self.model_fields_set - PRETRAIN_FIELDS):
-            raise _At(
+            raise At(
                 "a pretrain block takes only models and seeds, threads and resources: the model's "
                 "recipe decides the rest; leave it out",
                 field,
             )
         for model in self.models:
             if MODELS[model].recipe is None:
-                raise _At(
+                raise At(
                     f'"{model}" has published weights; leave it out',
                     "models",
                     self.models.index(model),
@@ -277,7 +258,7 @@ class Block(Strict):
             names = [split.name for split in dataset.splits]
             for split in self.evaluate:
                 if split not in names:
-                    raise _At(
+                    raise At(
                         f'{dataset.id} has no split "{split}"; {nearest(split, names)}',
                         "evaluate",
                         self.evaluate.index(split),
@@ -293,19 +274,42 @@ class Block(Strict):
                 given |= {field: getattr(own, field) for field in own.model_fields_set}
         return Resources(**given)
 
-    def rates(self, method: Method) -> Rates:
-        """The learning rates of a method: its own entry, its family's, the list or its default."""
+    def rates(self, method: Method, dataset: str) -> Rates:
+        """The learning rates of a method: its own entry, its family's, the list or its default.
+
+        The method's factor is in them, but for a list that is meant for it alone.
+        """
         given = self.learning_rates
+        if isinstance(given, dict) and method.id in given:
+            return tuple(given[method.id])
         if given == "default":
-            return method.learning_rates
+            if method.rates:
+                return method.rates
+            return self._scaled(method, method.learning_rates_on(dataset))
         if not isinstance(given, dict):
-            return tuple(given)
-        for name in (method.id, method.family):
-            if name in given:
-                return tuple(given[name])
-        raise _At(
+            return self._scaled(method, given)
+        if method.family in given:
+            return self._scaled(method, given[method.family])
+        raise At(
             f'has no list for "{method.id}"; add one, or one for its family "{method.family}"',
             "learning_rates",
+        )
+
+    def _scaled(self, method: Method, rates: Rates) -> Rates:
+        factor = method.rate_factor
+        if method.starts_from == "probe" and self.lp_ft_rate_factor is not None:
+            factor = self.lp_ft_rate_factor
+        # Six digits: 3e-5 × 0.1 is the 3e-6 that a file would say.
+        return tuple(rate if factor == 1 else float(f"{rate * factor:.6g}") for rate in rates)
+
+    def tuned(self, method: Method) -> Iterator[tuple[tuple[str, float], ...]]:
+        """Every combination of the method's hyperparameters, one empty one where it has none."""
+        given = self.hyperparameters.get(method.id, {})
+        return itertools.product(
+            *(
+                [(tuned.name, value) for value in given.get(tuned.name, (tuned.default,))]
+                for tuned in method.hyperparameters
+            )
         )
 
 
@@ -338,8 +342,9 @@ def blocks_of(file: yaml_file.YamlFile) -> tuple[str, list[Block]]:
         except ValidationError as error:
             problems += _explain(file, error, prefix, top.keys() - block.keys())
     if not problems:
-        inherited = ["resources" not in block for block in grids]
-        problems += _strangers(file, blocks, prefixes, inherited)
+        for field in STRANGERS:
+            inherited = [field not in block for block in grids]
+            problems += _strangers(file, field, blocks, prefixes, inherited)
     if problems:
         raise SpecError("\n".join(dict.fromkeys(problems)))
     return str(name), blocks
@@ -347,22 +352,42 @@ def blocks_of(file: yaml_file.YamlFile) -> tuple[str, list[Block]]:
 
 def _strangers(
     file: yaml_file.YamlFile,
+    field: str,
     blocks: Sequence[Block],
     prefixes: Sequence[tuple[Any, ...]],
     inherited: Sequence[bool],
 ) -> Iterator[str]:
-    """Models that `resources` names and no block it is for has."""
+    """Models or methods that `field` names and no block it is for has."""
+    whose, named_by = STRANGERS[field]
     above = {
-        m for block, given in zip(blocks, inherited, strict=True) if given for m in block.models
+        name
+        for block, given in zip(blocks, inherited, strict=True)
+        if given
+        for name in getattr(block, whose)
     }
     for block, prefix, from_above in zip(blocks, prefixes, inherited, strict=True):
-        known = above if from_above else set(block.models)
-        named = () if isinstance(block.resources, Resources) else block.resources
-        for model in named:
-            if model != DEFAULT and model not in known:
-                place = (*(() if from_above else prefix), "resources", model)
-                models = ", ".join(sorted(known))
-                yield file.problem(place, f"is not one of `models` ({models}); leave it out")
+        known = above if from_above else set(getattr(block, whose))
+        for name in named_by(block):
+            if name not in known:
+                place = (*(() if from_above else prefix), field, name)
+                names = ", ".join(sorted(known))
+                yield file.problem(place, f"is not one of `{whose}` ({names}); leave it out")
+
+
+def _with_resources(block: Block) -> list[str]:
+    named = () if isinstance(block.resources, Resources) else block.resources
+    return [model for model in named if model != DEFAULT]
+
+
+def _with_hyperparameters(block: Block) -> list[str]:
+    return [*block.hyperparameters]
+
+
+STRANGERS: dict[str, tuple[str, Callable[[Block], list[str]]]] = {
+    "resources": ("models", _with_resources),
+    "hyperparameters": ("methods", _with_hyperparameters),
+}
+"""Fields with an entry by name, and the list that the names must be in."""
 
 
 def _is_blocks(value: Any) -> bool:
@@ -380,7 +405,7 @@ def _explain(
     """Pydantic's findings as sentences where the field stands: in its block, or above it."""
     for found in error.errors():
         raised = found.get("ctx", {}).get("error")
-        location = (*found["loc"], *(raised.location if isinstance(raised, _At) else ()))
+        location = (*found["loc"], *(raised.location if isinstance(raised, At) else ()))
         location = tuple(part for part in location if part not in (FOR_ALL, PER_MODEL))
         inside = () if location and location[0] in above else prefix
         yield file.problem((*inside, *location), sentence(found))

@@ -5,9 +5,11 @@ The order is that of the file's lists, each run after what it needs, the same ev
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from db.errors import SpecError
 from db.records import Run
@@ -19,9 +21,8 @@ from reports.declared import Declared
 from worker.context import Keep
 from worker.data import DATASETS, Dataset
 from worker.kinds import KINDS, NO_RATE, PATH_STEPS, PROBE_BATCH
-from worker.methods import METHODS, Method
+from worker.methods import L2_SP, METHODS, Method
 from worker.models import MODELS, Model
-
 
 PROBE = "linear_probe"
 """The method whose runs LP-FT starts from."""
@@ -104,16 +105,16 @@ def _runs(block: Block) -> Iterator[Planned]:
             weights = f"run:{needed.id}"
         for dataset in map(DATASETS.__getitem__, block.datasets):
             for method in map(METHODS.__getitem__, block.methods):
-                for rate in block.rates(method):
-                    for seed in block.seeds:
-                        run = _finetuning(block, model, weights, dataset, method, rate, seed)
-                        if method.kind == "linear_probe":
-                            run = probing(run)
-                        elif method.starts_from == "probe":
-                            probe = probing(run)
-                            yield Planned(probe, resources, requested=False)
-                            run = replace(run, head=f"probe:{probe.id}/{probe.variant}")
-                        yield Planned(run, resources, block.keep)
+                axes = block.rates(method, dataset.id), block.tuned(method), block.seeds
+                for point in itertools.product(*axes):
+                    run = _finetuning(block, model, weights, dataset, method, point)
+                    if method.kind == "linear_probe":
+                        run = probing(run)
+                    elif method.starts_from == "probe":
+                        probe = probing(run)
+                        yield Planned(probe, resources, requested=False)
+                        run = replace(run, head=f"probe:{probe.id}/{probe.variant}")
+                    yield Planned(run, resources, block.keep)
 
 
 def _finetuning(
@@ -122,10 +123,12 @@ def _finetuning(
     weights: str,
     dataset: Dataset,
     method: Method,
-    rate: float,
-    seed: int,
+    point: tuple[float, tuple[tuple[str, float], ...], int],
 ) -> Run:
+    """The run at one point of a cell: learning rate, hyperparameters, seed."""
+    rate, tuned, seed = point
     every, improved = _evaluated(block, dataset)
+    switches = _switches(block, model, dataset, method)
     decay = block.adamw_weight_decay if method.optimizer == "adamw" else method.weight_decay
     return Run(
         kind="finetune",
@@ -138,19 +141,34 @@ def _finetuning(
         batch_size=block.batch_size,
         micro_batch=block.micro_batch,
         weight_decay=decay,
-        schedule=block.schedule,
+        schedule=method.schedule or block.schedule,
         clip_norm=None,
         weights=weights,
         precision=block.precision,
         threads=block.threads,
         evaluate=every,
         evaluate_on_improvement=improved,
+        hyperparameters=tuned,
         images_per_split=block.images_per_split,
+        method_code=METHODS.code_of(method.id),
         kind_version=KINDS["finetune"].version,
         model_version=model.version,
         dataset_version=dataset.version,
         method_version=method.version,
+        **switches,
     )
+
+
+def _switches(block: Block, model: Model, dataset: Dataset, method: Method) -> dict[str, Any]:
+    """What the protocol sets, as far as it makes a difference to a run: others are shared."""
+    matters = {
+        "sup_vit_normalization": model.authors_imagenet,
+        "waterbirds_selection": dataset.authors_selection is not None,
+        "resize": dataset.resizes,
+        "low_lr_proj": bool(method.multipliers and model.projection),
+        "l2_sp": method.penalty == L2_SP,
+    }
+    return {name: getattr(block, name) for name, does in matters.items() if does}
 
 
 def _evaluated(block: Block, dataset: Dataset) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -213,6 +231,8 @@ def probing(run: Run) -> Run:
         evaluate_on_improvement=(),
         hyperparameters=(),
         method_code="",
+        low_lr_proj="trained",
+        l2_sp="paper",
         head="new",
         kind_version=KINDS["linear_probe"].version,
         method_version=method.version,

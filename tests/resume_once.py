@@ -44,14 +44,12 @@ def compare(model, run: Run, context: Context) -> dict[str, list[str]]:  # type:
 
     from worker.data import DATASETS
     from worker.determinism import settle
-    from worker.methods import METHODS
-    from worker.models import MODELS
     from worker.models.weights import build
     from worker.optim import freeze
 
     settle(run.seed, run.threads, run.precision)
     built = build(run, DATASETS[run.dataset].classes, context.runs, context.weights)
-    freeze(built.model, MODELS[run.model], METHODS[run.method])
+    freeze(built.model, run)
     found: dict[str, list[str]] = {
         "frozen": [], "frozen_changed": [], "changed": [], "rounded": [], "trained_unchanged": []
     }  # fmt: skip

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from conftest import a_run
 from db.errors import SpecError
-from worker.methods import METHODS
 from worker.models import HUB_FILES, MODELS, Model, Published
 from worker.models.layers import embedding_layers, gradient_layers
 from worker.models.weights import new_model
@@ -284,7 +284,7 @@ def test_freeze_embed_leaves_the_rest_a_gradient(entry: Model) -> None:
     """Position embedding, class token and CLIP's projection train on (PROTOCOL section 1)."""
     torch.manual_seed(0)
     model = new_model(entry, 3)
-    freeze(model, entry, METHODS["sgd_freeze_embed"])
+    freeze(model, a_run(model=entry.id, method="sgd_freeze_embed"))
     functional.cross_entropy(model(torch.rand(2, 3, 224, 224)), torch.tensor([0, 1])).backward()
     frozen = {n for n, p in model.named_parameters() if p.grad is None}
     assert frozen == {n for n, _ in model.named_parameters() if n.startswith(entry.embedding)}

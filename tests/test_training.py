@@ -24,7 +24,8 @@ from worker.finetune import gradient
 from worker.methods import METHODS
 from worker.models import MODELS
 from worker.models.weights import new_model
-from worker.optim import freeze, learning_rate, optimizer
+from worker.optim import freeze, optimizer
+from worker.schedule import learning_rate
 
 
 def train(run: Run, runs: Path, fence: int = 1, stop_after: int | None = None) -> list[object]:
@@ -98,9 +99,9 @@ def test_each_method_trains_what_it_should(name: str, method: str) -> None:
     settle(0, 1)
     entry, how = MODELS[name], METHODS[method]
     model = new_model(entry, 3)
-    freeze(model, entry, how)
-    run = a_run(method=method, learning_rate=0.01, weight_decay=how.weight_decay)
-    optim = optimizer(model, run, how)
+    run = a_run(model=name, method=method, learning_rate=0.01, weight_decay=how.weight_decay)
+    freeze(model, run)
+    optim = optimizer(model, run)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     loss = functional.cross_entropy(model(torch.rand(4, 3, 32, 32)), torch.tensor([0, 1, 2, 0]))
     loss.backward()
@@ -206,7 +207,7 @@ def test_a_checkpoint_of_other_inputs_is_refused(
     train(a_run(), tmp_path, stop_after=2)
     data = load("toy", Path("unused"))
     other = dataclasses.replace(data, fingerprint="toy-2")
-    monkeypatch.setattr("worker.finetune.load", lambda *_: other)
+    monkeypatch.setattr("worker.finetune.load_for", lambda *_: other)
     event = train(a_run(), tmp_path, fence=2)[-1]
     assert isinstance(event, worker.Failed)
     assert "the data are not those" in event.error

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from db.errors import MissingInputs
+from db.errors import EnvironmentProblem, MissingInputs
 from db.records import Artifact, EpochRecord, Run
 from worker.checkpoint import Checkpoints
 from worker.context import Context
 from worker.data import DATASETS, Split
-from worker.data.images import Images, Loaded, load, prepare
+from worker.data.images import Images, Loaded, load_for, prepare
 from worker.data.prefetch import prefetch
 from worker.determinism import arithmetic, generator, random_state, set_random_state, settle
 from worker.device import check_device
@@ -40,15 +40,26 @@ from worker.events import (
     Started,
     Stopped,
 )
+from worker.head import start as start_head
 from worker.kept import Keeper
 from worker.memory import fitting
 from worker.methods import METHODS
 from worker.models import MODELS
 from worker.models.weights import build
-from worker.optim import freeze, learning_rate, optimizer
+from worker.optim import (
+    Anchors,
+    anchors_checksum,
+    anchors_of,
+    freeze,
+    optimizer,
+    penalty,
+    set_rate,
+    thaw,
+)
 from worker.pace import Pace
 from worker.position import Position
 from worker.provenance import describe, peak_memory
+from worker.schedule import learning_rate, rate_at_end
 
 Export = Callable[[nn.Module, Path, str], tuple[Artifact, ...]]
 
@@ -82,23 +93,30 @@ def finetune(run: Run, context: Context, export: Export = no_artifacts) -> Itera
 def experiment(run: Run, context: Context, export: Export) -> Iterator[Event]:
     """The experiment, top to bottom; raises `NonFiniteLoss` and `Stopped`, too."""
     # 1. The state that the run's numbers are defined in, then data, model and optimizer.
-    entry, method = MODELS.find(run.model), METHODS.find(run.method)
+    entry = MODELS.find(run.model)
+    refuse_other_code(run)
     check_device(context.device, run.precision)
     yield from decode(run, context)
     # Kept for the next run, so it must draw nothing after.
-    data = load(run.dataset, context.data, context.cache).at_most(run.images_per_split)
+    data = load_for(run, context.data, context.cache)
     settle(run.seed, run.threads, run.precision)
     built = build(run, DATASETS.find(run.dataset).classes, context.runs, context.weights)
+    head = start_head(built.model, run, context.runs, context.head_sha256)
     model = built.model.to(context.device).train()
     refuse_other_inputs(context, data.fingerprint, built.weights_sha256)
-    freeze(model, entry, method)
-    optim = optimizer(model, run, method)
+    freeze(model, run)
+    anchors = anchors_of(model, run)
+    optim = optimizer(model, run, anchors)
 
     # 2. Where an earlier attempt got to.
     folder = yield from with_room(partial(context.folder, run.id), context.should_stop)
     checkpoints = Checkpoints(folder, context.fence)
     keeper = Keeper(context.keep, run, folder)
     inputs = {"data": data.fingerprint, "pretrained weights": built.weights_sha256}
+    if run.probe is not None:
+        inputs["linear probe's head"] = head
+    if anchors:  # in no checkpoint: they are built anew, and must be the same
+        inputs["starting weights"] = anchors_checksum(anchors)
     at = Position(run.micro_batch, Tally(batch_size(entry.image_size)))
     if state := checkpoints.load():
         at = restore(state, model, optim, context.device, inputs, at)
@@ -111,7 +129,7 @@ def experiment(run: Run, context: Context, export: Export) -> Iterator[Event]:
     # checkpoint, before anybody hears of it.
     while at.epoch <= run.epochs:
         if at.epoch > 0:
-            yield from train_epoch(run, context, model, optim, data.train, at, pace)
+            yield from train_epoch(run, context, model, optim, anchors, data.train, at, pace)
         yield from measure(run, context, model, data, at, pace)
         record = record_of(run, at, len(data.train))
         at.close(record)
@@ -131,7 +149,8 @@ def experiment(run: Run, context: Context, export: Export) -> Iterator[Event]:
 def decode(run: Run, context: Context) -> Iterator[Event]:
     """Build what the cache of decoded images lacks, waiting for room where its disk is full."""
     while True:
-        building = prepare(run.dataset, context.data, context.cache, context.loaders or 1)
+        threads = context.loaders or 1
+        building = prepare(run.dataset, context.data, context.cache, threads, run.resize)
         try:
             with closing(building):
                 for done, images in building:
@@ -142,6 +161,17 @@ def decode(run: Run, context: Context) -> Iterator[Event]:
         except DiskFull as full:
             problem = full
         yield from wait_for_room(problem, context.should_stop)
+
+
+def refuse_other_code(run: Run) -> None:
+    """Raise `EnvironmentProblem` where the method's code is not what the run was planned with."""
+    METHODS.find(run.method)
+    if METHODS.code_of(run.method) != run.method_code:
+        raise EnvironmentProblem(
+            f'the code that declares method "{run.method}" is not that of this run '
+            f"({METHODS.code_of(run.method) or 'none'}, not {run.method_code or 'none'}); bring "
+            "it back, or launch the sweep file again, which makes new runs of the new code."
+        )
 
 
 def refuse_other_inputs(context: Context, data_fingerprint: str, weights_sha256: str) -> None:
@@ -160,8 +190,8 @@ def refuse_another(noun: str, before: str | None, now: str) -> None:
 
 
 def train_epoch(
-    run: Run, context: Context, model: nn.Module, optim: Any, images: Images, at: Position,
-    pace: Pace,
+    run: Run, context: Context, model: nn.Module, optim: Any, anchors: Anchors, images: Images,
+    at: Position, pace: Pace,
 ) -> Iterator[Event]:  # fmt: skip
     """What is left of a pass over the training images, in an order keyed by (seed, epoch).
 
@@ -169,6 +199,7 @@ def train_epoch(
     `NonFiniteLoss`, and `Stopped` between two steps.
     """
     pace.lap()
+    thaw(model, run, optim, at.epoch)
     order = torch.randperm(len(images), generator=generator(run.seed, at.epoch, "order"))
     batches = order.split(run.batch_size)  # the last, short one is kept
     shown = images.epoch(generator(run.seed, at.epoch, "augment"))
@@ -179,8 +210,7 @@ def train_epoch(
             for batch in left:
                 yield from pace.between("training", at.step, len(batches))
                 step = (at.epoch - 1) * len(batches) + at.step
-                for group in optim.param_groups:
-                    group["lr"] = learning_rate(run, step, len(batches))
+                set_rate(optim, learning_rate(run, step, len(batches)))
                 micro = min(at.micro_batch, len(batch))
                 work = partial(
                     gradient, run, context.device, model, images.labels[batch], pixels, micro
@@ -194,7 +224,7 @@ def train_epoch(
                 loss, hits = found
                 if not math.isfinite(loss):
                     raise NonFiniteLoss(at.history, at.epoch, step)
-                update(run, model, optim)
+                update(run, model, optim, anchors)
                 at.loss, at.hits = at.loss + loss * len(batch), at.hits + hits
                 at.step += 1
                 at.training_seconds += pace.lap()
@@ -226,8 +256,11 @@ def gradient(
     return loss, hits
 
 
-def update(run: Run, model: nn.Module, optim: Any) -> None:
-    """One step along the gradient."""
+def update(run: Run, model: nn.Module, optim: Any, anchors: Anchors) -> None:
+    """One step along the gradient, that of the method's penalty included."""
+    added = penalty(model, run, anchors)
+    if added is not None:
+        added.backward()
     if run.clip_norm is not None:
         nn.utils.clip_grad_norm_(model.parameters(), run.clip_norm)
     optim.step()
@@ -270,7 +303,7 @@ def record_of(run: Run, at: Position, images: int) -> EpochRecord:
         at.epoch,
         train_loss=at.loss / images,
         train_accuracy=at.hits / images,
-        learning_rate=learning_rate(run, at.epoch * at.step, at.step),
+        learning_rate=rate_at_end(run, at.epoch, at.step),
         metrics=metrics,
         images_per_second=images / at.training_seconds,
         seconds=seconds,

@@ -24,12 +24,11 @@ from worker.artifacts import describe, write_weights
 from worker.catalog import nearest
 from worker.context import Context, Keep
 from worker.data import DATASETS
-from worker.data.images import load as load_data
-from worker.data.images import prepare
+from worker.data.images import load_for, prepare
 from worker.determinism import settle
 from worker.evaluate import Eye, batch_size, evaluate
 from worker.models import MODELS
-from worker.models.weights import new_model
+from worker.models.weights import untrained
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +144,7 @@ def read(run_id: str, runs: Path) -> tuple[Run, int, nn.Module]:
     run = Run.from_content(about["run"])
     if run.id != run_id:
         raise MissingInputs(f"{path} holds the weights of run {run.id}; bring its own back.")
-    model = new_model(MODELS.find(run.model), DATASETS.find(run.dataset).classes)
+    model = untrained(run, DATASETS.find(run.dataset).classes)
     try:
         model.load_state_dict(load_file(path))
     except (RuntimeError, SafetensorError) as error:
@@ -180,9 +179,10 @@ def evaluate_on(
         if name not in names:
             raise SpecError(f'{dataset} has no split "{name}"; {nearest(name, names)}')
     chosen = [split for split in entry.splits if not splits or split.name in splits]
-    for _ in prepare(dataset, context.data, context.cache, context.loaders or 1):
+    threads = context.loaders or 1
+    for _ in prepare(dataset, context.data, context.cache, threads, run.resize):
         pass
-    data = load_data(dataset, context.data, context.cache).at_most(run.images_per_split)
+    data = load_for(replace(run, dataset=dataset), context.data, context.cache)
     known = context.data_fingerprint
     if dataset == run.dataset and known not in (None, data.fingerprint):
         raise MissingInputs(

@@ -11,17 +11,29 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from db.errors import SpecError
-from worker.catalog import Catalog
+from worker.catalog import Catalog, nearest
+from worker.kinds import NO_RATE
 from worker.models import Frozen, Model
 
-# The paper's lists, section 4: six rates a family.
+# The paper's lists, section 4: six rates a family; of LAMB and LARS the authors' eight.
 LEARNING_RATES: dict[str, tuple[float, ...]] = {
     "sgd": (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
     "adamw": (3e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4),
+    "lamb": (3e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3),
+    "lars": (3e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3),
 }
+FEWER_RATES: dict[str, tuple[str, ...]] = {
+    "lamb": ("fmow", "camelyon17"),
+    "lars": ("fmow", "camelyon17"),
+}
+"""Families that leave out their two highest rates on some datasets; the AdamW list is left."""
 
-STATES = {"sgd": 0, "adamw": 2}
+STATES = {"sgd": 0, "adamw": 2, "lamb": 2, "lars": 0, "adam_spd": 2}
 """Values that an optimizer keeps for each parameter, momentum aside."""
+
+
+L2_SP = "worker.optim:l2_sp"
+"""The penalty that a sweep's `l2_sp` chooses the form of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +61,8 @@ class Method:
     rates: tuple[float, ...] = ()
     """A default list of its own; empty: its family's."""
     optimizer: str = "sgd"
-    """`sgd`, `adamw`, or `module:function`: (parameter groups, Run, Method) -> optimizer."""
+    """`sgd`, `adamw`, `lamb`, `lars`, `adam_spd`, or `module:function`: (parameter groups, Run,
+    Method, Anchors) -> torch's Optimizer."""
     momentum: float = 0.9
     """SGD's and LARS's."""
     weight_decay: float = 0.0
@@ -65,7 +78,7 @@ class Method:
     schedule: str | None = None
     """A schedule of its own (`worker.schedule`), whatever the sweep says; None: the sweep's."""
     penalty: str | None = None
-    """`module:function`, (Model, Module, Anchors, Run) -> what is added to the mean loss."""
+    """`module:function`, (Model, Module, Anchors, Run) -> scalar that is added to the mean loss."""
     anchored: bool = False
     """Its optimizer or penalty looks at the weights that training started from."""
     hyperparameters: tuple[Tuned, ...] = ()
@@ -75,10 +88,29 @@ class Method:
     """Times each rate of a list that is not the method's own: what is trained with, and stored."""
     version: int = 1
 
+    def __post_init__(self) -> None:
+        """Refuse what no run could be made of, before a sweep is planned with it."""
+        if self.optimizer not in STATES and ":" not in self.optimizer:
+            known = [*STATES, "module:function"]
+            raise SpecError(
+                f'method "{self.id}": unknown optimizer "{self.optimizer}"; '
+                f"{nearest(self.optimizer, known)}"
+            )
+        if not self.rates and self.family not in LEARNING_RATES:
+            raise SpecError(
+                f'method "{self.id}": family "{self.family}" has no learning rates; give the '
+                f"method `rates`, or a family of {', '.join(LEARNING_RATES)}."
+            )
+
     @property
     def learning_rates(self) -> tuple[float, ...]:
-        """What `learning_rates: default` stands for, but for `rate_factor`."""
+        """The default list, but for `rate_factor`; some datasets take fewer."""
         return self.rates or LEARNING_RATES[self.family]
+
+    def learning_rates_on(self, dataset: str) -> tuple[float, ...]:
+        """What `learning_rates: default` stands for on a dataset, or on its miniature."""
+        fewer = dataset.removeprefix("mini_") in FEWER_RATES.get(self.family, ())
+        return self.learning_rates[:-2] if fewer and not self.rates else self.learning_rates
 
     @property
     def states(self) -> int:
@@ -128,7 +160,70 @@ METHODS: Catalog[Method] = Catalog(
             title="SGD (freeze-embed, not layer-norm)",
             freeze="embedding_without_norm",
         ),
+        Method(
+            id="sgd_low_lr_embed",
+            title="SGD (5x lower LR on embedding)",
+            multipliers={"embedding": 1 / 5},
+        ),
+        Method(
+            id="gradual_unfreezing",
+            title="Gradual unfreezing",
+            family="adamw",  # SGD with momentum, but the AdamW list
+            freeze="embedding",
+            trains="worker.schedule:unfrozen",
+            needs_blocks=True,
+            schedule="gradual_unfreezing",
+        ),
+        Method(id="lamb", title="LAMB", family="lamb", optimizer="lamb"),
+        Method(id="lars", title="LARS", family="lars", optimizer="lars"),
+        # The authors' LARS adapts only what has weight decay, which nothing has: it is SGD.
+        Method(id="lars_as_published", title="LARS (as published)", family="lars"),
         # Table 9: ConvNeXt.
         Method(id="sgd_freeze_stem", title="SGD (freeze-stem)", freeze="stem"),
+        # Towards the pretrained weights (*Rethinking Weight Decay for Robust Fine-Tuning*).
+        Method(
+            id="adam_spd",
+            title="Adam-SPD",
+            family="adamw",
+            optimizer="adam_spd",
+            anchored=True,
+            hyperparameters=(Tuned(name="lambda", default=1.0),),
+        ),
+        Method(
+            id="adamw_l2_sp",
+            title="AdamW (L2-SP)",
+            family="adamw",
+            optimizer="adamw",
+            weight_decay=0.01,
+            penalty=L2_SP,
+            anchored=True,
+            hyperparameters=(Tuned(name="lambda", default=0.01),),
+        ),
+        # Table 7: the head alone, and fine-tuning that starts from it.
+        Method(
+            id="linear_probe",
+            title="Linear probing",
+            kind="linear_probe",
+            family="linear_probe",
+            rates=(NO_RATE,),
+            momentum=0.0,
+        ),
+        Method(id="lp_ft_sgd", title="LP-FT (SGD)", starts_from="probe", rate_factor=0.1),
+        Method(
+            id="lp_ft_adamw",
+            title="LP-FT (AdamW)",
+            family="adamw",
+            optimizer="adamw",
+            weight_decay=0.01,
+            starts_from="probe",
+            rate_factor=0.1,
+        ),
+        Method(
+            id="lp_ft_sgd_freeze_embed",
+            title="LP-FT (SGD, freeze-embed)",
+            freeze="embedding",
+            starts_from="probe",
+            rate_factor=0.1,
+        ),
     ],
 )

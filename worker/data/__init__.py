@@ -76,6 +76,12 @@ class Transform:
         return self.flip or self.crop in ("random", "resized")
 
 
+def _squared(transform: Transform | None) -> Transform | None:
+    if transform is None or (transform.resize, transform.crop) != ("short", "center"):
+        return transform
+    return dataclasses.replace(transform, resize="square")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
     """One distribution-shift dataset, or the upstream task that tiny models are pretrained on."""
@@ -104,9 +110,22 @@ class Dataset:
     """`module:function`, data root -> worker.data.images.Loaded: images that no file holds."""
     loads: int | None = None
     """Pixels of the side of what `load` gives."""
+    authors_selection: str | None = None
+    """`module:function`, Loaded -> Loaded: the splits as the authors' code has them, where that
+    selects on other images."""
     upstream: bool = False
     """For `pretrain` runs only."""
     version: int = 1
+
+    @property
+    def resizes(self) -> bool:
+        """Whether it makes a difference if the short side is resized, or both."""
+        return self.squared() != self
+
+    def squared(self) -> Dataset:
+        """The same with both sides resized where the short one is, before the center is cut out."""
+        train, test = map(_squared, (self.train_transform, self.test_transform))
+        return dataclasses.replace(self, train_transform=train, test_transform=test)
 
     @property
     def side(self) -> int | None:
@@ -230,6 +249,7 @@ _REAL = (
         remedy="orch data fetch waterbirds",
         fetch="worker.data.wilds_sets:fetch",
         source="worker.data.wilds_sets:waterbirds",
+        authors_selection="worker.data.authors:waterbirds",
         train_transform=_WATERBIRDS,
         test_transform=_WATERBIRDS,
         images={"train": 4_795, "id": 1_199, "ood": 5_794},

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from db.errors import MissingInputs
+from db.records import Run
 from worker.catalog import resolve
-from worker.data import DATASETS, Transform
+from worker.data import DATASETS, Dataset, Transform
 from worker.data.pool import Part, Pool, Source
 
 log = logging.getLogger(__name__)
@@ -86,6 +87,25 @@ class Loaded:
         return torch.bincount(self.train.groups, minlength=len(self.groups))
 
 
+def joined(first: Images, second: Images) -> Images:
+    """The images of both, those of the second after the first's; none of them augmented."""
+
+    def batch(indices: Tensor) -> Tensor:
+        early = indices < len(first)
+        if early.all():
+            return first.batch(indices)
+        late = second.batch(indices[~early] - len(first))
+        if not early.any():
+            return late
+        both = late.new_empty((len(indices), *late.shape[1:]))
+        both[~early], both[early] = late, first.batch(indices[early])
+        return both
+
+    return Images(
+        torch.cat([first.labels, second.labels]), torch.cat([first.groups, second.groups]), batch
+    )
+
+
 def _thinned(images: Images, count: int) -> Images:
     if count >= len(images):
         return images
@@ -130,9 +150,9 @@ def source(dataset: str, data: Path) -> Source:
     return found
 
 
-def pools(dataset: str, data: Path) -> list[tuple[Pool, Transform]]:
+def pools(dataset: str, data: Path, resize: str = "short") -> list[tuple[Pool, Transform]]:
     """What a cache of the dataset holds: each of its pools with the transform that it prepares."""
-    entry, found = DATASETS.find(dataset), source(dataset, data)
+    entry, found = _resized(dataset, resize), source(dataset, data)
     assert entry.train_transform is not None
     assert entry.test_transform is not None
     wanted = [(found.train.pool, entry.train_transform)]
@@ -140,26 +160,43 @@ def pools(dataset: str, data: Path) -> list[tuple[Pool, Transform]]:
     return list(dict.fromkeys(wanted))
 
 
+def _resized(dataset: str, resize: str) -> Dataset:
+    """The dataset as a run's `resize` has it."""
+    entry = DATASETS.find(dataset)
+    return entry.squared() if resize == "square" else entry
+
+
 def prepare(
-    dataset: str, data: Path, cache: Path | None, threads: int
+    dataset: str, data: Path, cache: Path | None, threads: int, resize: str = "short"
 ) -> Generator[tuple[int, int], None, None]:
     """Build what the cache lacks of the dataset, yielding (images done, images in all)."""
     if cache is None or DATASETS.find(dataset).source is None:
         return
     from worker.data.cache import build
 
-    for pool, transform in pools(dataset, data):
+    for pool, transform in pools(dataset, data, resize):
         yield from build(pool, transform, cache, threads)
 
 
+def load_for(run: Run, data: Path, cache: Path | None = None) -> Loaded:
+    """What a run trains on and is evaluated on: its dataset, as its protocol and limits have it."""
+    loaded = load(run.dataset, data, cache, run.resize).at_most(run.images_per_split)
+    view = DATASETS.find(run.dataset).authors_selection
+    if run.waterbirds_selection == "validation" or view is None:
+        return loaded
+    seen = resolve(view)(loaded)
+    assert isinstance(seen, Loaded)
+    return seen
+
+
 @lru_cache(maxsize=4)
-def load(dataset: str, data: Path, cache: Path | None = None) -> Loaded:
+def load(dataset: str, data: Path, cache: Path | None = None, resize: str = "short") -> Loaded:
     """The dataset under the data root, through the cache that `prepare` built, or without one.
 
     The last few are kept for the runs that follow. Raises `MissingInputs` where a file that it
     cannot do without is not there.
     """
-    entry = DATASETS.find(dataset)
+    entry = _resized(dataset, resize)
     if entry.load is not None:
         loaded = resolve(entry.load)(data)
         assert isinstance(loaded, Loaded)

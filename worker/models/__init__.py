@@ -16,8 +16,8 @@ from worker.catalog import Catalog
 ARTIFACT = "weights.safetensors"
 """The file in a `pretrain` run's folder that holds its weights."""
 
-Frozen = Literal["nothing", "embedding", "embedding_without_norm", "stem"]
-"""What a method can freeze: see `Model.frozen_by`."""
+Frozen = Literal["nothing", "embedding", "embedding_without_norm", "stem", "head"]
+"""Parts of a model that a method freezes, or gives another rate: see `Model.frozen_by`."""
 
 Channels = tuple[float, float, float]
 """One value for each of red, green and blue, in units of [0, 1] pixels."""
@@ -105,6 +105,8 @@ class Model:
     """`module:function` taking the number of classes, where no library builds it."""
     recipe: Recipe | None = None
     """How we pretrain it; None: the weights are published ones."""
+    authors_imagenet: bool = False
+    """The authors' code normalises its images as ImageNet's, though its weights want 0.5."""
     version: int = 1
 
     @property
@@ -118,11 +120,12 @@ class Model:
             "embedding": self.embedding,
             "embedding_without_norm": self.embedding_without_norm,
             "stem": self.stem,
+            "head": self.head,
         }
         if what == "nothing":
             return ()
         if not prefixes[what]:
-            have = ", ".join(name for name, prefix in prefixes.items() if prefix)
+            have = ", ".join(name for name, own in prefixes.items() if own and name != "head")
             raise SpecError(
                 f'model "{self.id}" has no {what} to freeze (it has: {have}); '
                 "choose another method for it."
@@ -174,6 +177,7 @@ def _vit(id: str, title: str, tag: str, original: str, mean: Channels, std: Chan
         embedding=("network.patch_embed.",),
         head=("network.head.",),
         blocks=12,
+        authors_imagenet=mean == HALF,
         published=Published(
             library="timm",
             name="vit_base_patch16_224",
@@ -307,6 +311,7 @@ MODELS: Catalog[Model] = Catalog(
             embedding=("network.patch_embed.",),
             head=("network.head.",),
             blocks=2,
+            authors_imagenet=True,
             image_size=32,
             build="worker.models.tiny:vit",
             recipe=Recipe(

@@ -26,6 +26,11 @@ class Normalized(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
+    def set_channels(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Normalise by other values from now on."""
+        for buffer, values in ((self.mean, mean), (self.std, std)):
+            buffer.copy_(torch.tensor(values).view(-1, 1, 1))
+
     def forward(self, images: Tensor) -> Tensor:
         """Map images `(N, 3, H, W)` in [0, 1] to the network's output, `(N, classes)`."""
         output: Tensor = self.network((images - self.mean) / self.std)

@@ -15,9 +15,10 @@ from db.records import Artifact, Run
 from worker.artifacts import describe, write_weights
 from worker.catalog import resolve
 from worker.checkpoint import file_digest
-from worker.models import ARTIFACT, MODELS, Model
+from worker.models import ARTIFACT, IMAGENET_MEAN, IMAGENET_STD, MODELS, Model
 from worker.models.fit import fit
 from worker.models.locate import find, places, remedy
+from worker.models.normalized import Normalized
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,15 @@ def new_model(entry: Model, classes: int) -> nn.Module:
     return architecture(entry.published, classes)
 
 
+def untrained(run: Run, classes: int) -> nn.Module:
+    """The run's architecture with fresh weights and the run's normalisation of images."""
+    model = new_model(MODELS.find(run.model), classes)
+    if run.sup_vit_normalization == "imagenet":
+        assert isinstance(model, Normalized)
+        model.set_channels(IMAGENET_MEAN, IMAGENET_STD)
+    return model
+
+
 def artifact_path(runs: Path, run_id: str) -> Path:
     """Where a `pretrain` run leaves its weights."""
     return runs / run_id / ARTIFACT
@@ -53,7 +63,7 @@ def build(run: Run, classes: int, runs: Path, weights: Path | None = None) -> Bu
     the weights are not there or damaged, `SpecError` where they do not fit.
     """
     entry = MODELS.find(run.model)
-    model = new_model(entry, classes)
+    model = untrained(run, classes)
     if run.weights == "random":
         return Built(model, "")
     if run.pretraining is None:
