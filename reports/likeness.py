@@ -117,11 +117,11 @@ class Likeness:
         for one in SETTINGS:
             here, there = getattr(run, one.name), one.published(run)
             if one.applies(run) and here != there:
-                yield f"{one.name} {here}; of the published runs {there}"
+                yield f"{one.name}: {here} here, {there} in the published runs"
         if run.method == "lars":
-            yield "LARS is layer-wise; of the published runs it equals SGD with momentum"
+            yield "LARS: layer-wise here, equal to SGD with momentum in the published runs"
         if run.method.startswith(LP_FT) and self._divided(key):
-            yield "learning rates divided by 10; of the published runs they are not"
+            yield "learning rates: divided by 10 here, not in the published runs"
 
     def _divided(self, key: Key) -> bool:
         """Whether the rates of a cell stay below the undivided list's last one."""
@@ -141,7 +141,7 @@ class Likeness:
         if cell.diverged:
             yield "a chosen run diverged"
         if cell.rule != "id_val":
-            yield f"chosen by {cell.rule}; the published ones by ID validation"
+            yield f"chosen by {cell.rule} here, by ID validation in the published runs"
         if self.imported(key):
             yield "imported, not measured here"
 

@@ -287,24 +287,24 @@ def test_causes_name_the_fields_that_differ(tmp_path: Path) -> None:
     found = beside(stored(tmp_path / "s.db", off, changes=changes), "1")
 
     assert found.common == (
-        "schedule cosine_per_step; of the published runs cosine_per_epoch",
+        "schedule: cosine_per_step here, cosine_per_epoch in the published runs",
         "1 of the paper's 6 learning rates tried",
     )
     sgd, adamw = of(found, "sgd", "waterbirds"), of(found, "adamw", "fmow")
     assert sgd.causes == (
         "random weights, not pretrained ones",
         found.common[0],
-        "epochs 1; of the published runs 20",
-        "precision bf16; of the published runs fp32",
-        "waterbirds_selection validation; of the published runs test",
+        "epochs: 1 here, 20 in the published runs",
+        "precision: bf16 here, fp32 in the published runs",
+        "waterbirds_selection: validation here, test in the published runs",
         "1 of the paper's 3 seeds",
         found.common[1],
     )
-    assert "weight_decay 0.01; of the published runs 0.0" in adamw.causes
+    assert "weight_decay: 0.01 here, 0.0 in the published runs" in adamw.causes
     text = compare.render([found], "text")
-    assert "All runs here differ from the published ones:\n    - schedule cosine" in text
+    assert "All runs here differ from the published ones:\n    - schedule: cosine" in text
     assert "Suspects, 10, the worst first:" in text
-    assert text.count("schedule cosine_per_step") == 1
+    assert text.count("schedule: cosine_per_step") == 1
 
 
 def test_runs_like_the_published_ones_have_nothing_against_them(tmp_path: Path) -> None:
@@ -331,11 +331,11 @@ def test_weights_of_two_checksums_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("method", "changes", "told"),
     [
-        ("lars", {}, "LARS is layer-wise; of the published runs it equals SGD with momentum"),
-        ("lp_ft_sgd", {"learning_rate": 1e-3}, "learning rates divided by 10; of the"),
+        ("lars", {}, "LARS: layer-wise here, equal to SGD with momentum in the published runs"),
+        ("lp_ft_sgd", {"learning_rate": 1e-3}, "learning rates: divided by 10 here, not"),
         ("lp_ft_sgd", {"learning_rate": 1e-2}, ""),
-        ("lp_ft_adamw", {"learning_rate": 1e-5}, "learning rates divided by 10; of the"),
-        ("sgd_low_lr_embed", {}, "low_lr_proj trained; of the published runs fixed"),
+        ("lp_ft_adamw", {"learning_rate": 1e-5}, "learning rates: divided by 10 here, not"),
+        ("sgd_low_lr_embed", {}, "low_lr_proj: trained here, fixed in the published runs"),
         ("linear_probe", {}, ""),
         ("sgd", {"source": "import:x", "schedule": ""}, ""),
     ],
@@ -367,7 +367,7 @@ def test_what_a_choice_leaves_open_is_told(tmp_path: Path) -> None:
         "1 of the paper's 6 learning rates tried",
         "3 of 6 runs are finished",
         "a chosen run diverged",
-        "chosen by ood-oracle; the published ones by ID validation",
+        "chosen by ood-oracle here, by ID validation in the published runs",
     ]
 
 
