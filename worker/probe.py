@@ -31,7 +31,7 @@ from db.records import Artifact, EpochRecord, Run, canonical_json
 from worker.checkpoint import Checkpoints, file_digest
 from worker.context import Context
 from worker.data import DATASETS
-from worker.data.images import Images, Loaded, load
+from worker.data.images import Images, Loaded, load_for
 from worker.determinism import settle
 from worker.device import check_device
 from worker.disk import with_room
@@ -99,7 +99,7 @@ def experiment(run: Run, context: Context) -> Iterator[Event]:
     entry, classes = MODELS.find(run.model), DATASETS.find(run.dataset).classes
     check_device(context.device, run.precision)
     yield from decode(run, context)
-    data = load(run.dataset, context.data, context.cache).at_most(run.images_per_split)
+    data = load_for(run, context.data, context.cache)
     settle(run.seed, run.threads, run.precision)
     built = build(run, classes, context.runs, context.weights)
     refuse_other_inputs(context, data.fingerprint, built.weights_sha256)
