@@ -1,4 +1,4 @@
-"""A real browser for tests of pages: headless Chromium over its debugging pipe, without packages."""
+"""A real browser for tests of pages: headless Chromium over its debugging pipe, no package."""
 
 from __future__ import annotations
 

@@ -36,6 +36,8 @@ class DeclaredFigure:
     """Of this package: the one that draws it; empty where this version has nothing to draw."""
     kind: str = "finetune"
     """The kind of run that it reads."""
+    command: str = "orch launch sweeps/full_grid.yaml"
+    """What makes its runs."""
 
 
 FIGURES: dict[str, DeclaredFigure] = {
@@ -73,6 +75,7 @@ FIGURES: dict[str, DeclaredFigure] = {
             "Gradient norms by layer at the pretrained weights (the paper's Figures 2-8)",
             "The norm of the gradient of each layer, before the first step.",
             kind="grad_norms",
+            command="orch launch sweeps/gradients.yaml",
         ),
     )
 }
@@ -95,9 +98,9 @@ def draw(name: str, study: Study, labels: Labels) -> list[Figure]:
     declared = find(name)
     if not declared.module:
         raise ReportError(
-            f'the figure "{name}" has no runs yet: it reads runs of kind {declared.kind}, which '
-            f"`orch launch` of a sweep with `kind: {declared.kind}` would make, and this version "
-            "of orch cannot train that kind."
+            f"there are no runs yet for the figure {name}: `{declared.command}` will make them in "
+            f"a version of orch that has that sweep file and the kind of run `{declared.kind}`; "
+            "this one has not."
         )
     if not study.runs:
         raise ReportError("there is no run to draw; widen --sweep or --where.")

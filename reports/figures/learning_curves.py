@@ -12,15 +12,13 @@ from matplotlib.ticker import MaxNLocator
 
 from db.errors import ReportError
 from reports.figures.learning_rate import SERIES
+from reports.figures.notes import note
 from reports.figures.series import CurvePanel, curve_panels, shared_limits
 from reports.figures.sheets import BY_RULE, Layout, Sheet, sheets, silent
 from reports.figures.style import (
-    INK,
     LOSS,
     MUTED,
-    PAPER,
     ROUND,
-    SMALL,
     PercentLocator,
     spell_rate,
     styled,
@@ -36,7 +34,7 @@ HEIGHT, LOSS_HEIGHT, APART = 1.42, 0.42, 0.07
 def draw(study: Study, labels: Labels) -> list[Figure]:
     """A page a model; raises `ReportError` where no cell has a chosen rate."""
     panels = curve_panels(study)
-    if not any(panel.curves for panel in panels.values()):
+    if not any(panel.values for panel in panels.values()):
         reason = next((panel.cell.reason for panel in panels.values() if panel.cell.reason), "")
         raise ReportError(
             "no cell has a chosen rate yet, so there is no curve to draw"
@@ -58,17 +56,17 @@ def _page(sheet: Sheet, panels: Mapping[Key, CurvePanel], study: Study) -> Figur
     for key, panel in own.items():
         upper = layout.axes(key, LOSS_HEIGHT + APART)
         layout.head(upper, key)
-        if not panel.curves:
+        if not panel.values:
             silent(upper, panel.cell)
             continue
         lower = layout.axes(key, 0.0, LOSS_HEIGHT)
-        _accuracy(upper, panel, limits[key[1]])
-        _loss(lower, panel, max(losses[key[1]], default=1.0))
         last = max(e for c in panel.curves for line in c.accuracy.values() for e, _ in line)
         for axes in (upper, lower):
-            axes.set_xlim(-0.03 * last, 1.03 * last)
+            axes.set_xlim(1 - 0.03 * last, 1.03 * last)
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=ROUND))
         upper.tick_params(labelbottom=False)
+        _accuracy(upper, panel, limits[key[1]])
+        _loss(lower, panel, max(losses[key[1]], default=1.0))
     layout.name_x("epoch")
     layout.name_y("loss", 0.0, LOSS_HEIGHT)
     layout.name_y("accuracy (%)", LOSS_HEIGHT + APART)
@@ -95,13 +93,9 @@ def _accuracy(axes: Axes, panel: CurvePanel, limits: tuple[float, float]) -> Non
                     markeredgewidth=1.0, zorder=3, gid="chosen",
                 )  # fmt: skip
     cell = panel.cell
-    note = "" if cell.learning_rate is None else f"lr {spell_rate(cell.learning_rate)}"
-    note += f", {len(panel.curves)} seeds" if thin else ""
-    note += ", diverged" if cell.diverged else ""
-    axes.text(
-        0.97, 0.04, note, transform=axes.transAxes, size=SMALL, color=INK, ha="right",
-        bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.6, "alpha": 0.8},
-    )  # fmt: skip
+    said = "" if cell.learning_rate is None else f"lr {spell_rate(cell.learning_rate)}"
+    said += f", {len(panel.curves)} seeds" if thin else ""
+    note(axes, said + (", diverged" if cell.diverged else ""))
 
 
 def _loss(axes: Axes, panel: CurvePanel, top: float) -> None:

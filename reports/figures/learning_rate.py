@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from db.errors import ReportError
+from reports.figures.notes import note
 from reports.figures.series import OOD_SPLIT, SHOWN, RatePanel, rate_panels, shared_limits
 from reports.figures.sheets import BY_RULE, Layout, Sheet, sheets, silent
 from reports.figures.style import (
@@ -19,8 +20,6 @@ from reports.figures.style import (
     INK,
     MUTED,
     OOD,
-    PAPER,
-    SMALL,
     PercentLocator,
     Series,
     rate_axis,
@@ -94,11 +93,9 @@ def _panel(axes: Axes, panel: RatePanel, limits: tuple[float, float]) -> None:
     notes = [f"{name} {value:g}" for name, value in json.loads(cell.hyperparameters).items()]
     if cell.partial:
         notes.append(f"{cell.n}/{cell.expected} runs")
-    if notes:
-        axes.text(
-            0.03, 0.03, ", ".join(notes), transform=axes.transAxes, size=SMALL, color=INK,
-            bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.6, "alpha": 0.8},
-        )  # fmt: skip
+    if cell.diverged:
+        notes.append("diverged")
+    note(axes, ", ".join(notes))
 
 
 def _line(axes: Axes, points: Sequence[RatePoint], series: Series, *, stands: bool) -> None:

@@ -49,7 +49,7 @@ class RatePanel:
 
 @dataclass(frozen=True)
 class Curve:
-    """One run, epoch by epoch; epochs without a finite number are left out."""
+    """One run, epoch by epoch, from the first on; those without a finite number are left out."""
 
     run_id: str
     seed: int
@@ -69,9 +69,8 @@ class CurvePanel:
 
     @property
     def values(self) -> list[float]:
-        """Every accuracy after training began: an axis that holds them leaves epoch 0 below."""
-        lines = [line for curve in self.curves for line in curve.accuracy.values()]
-        return [v for line in lines for epoch, v in line if epoch > 0]
+        """Every accuracy in it."""
+        return [v for curve in self.curves for line in curve.accuracy.values() for _, v in line]
 
     @property
     def losses(self) -> list[float]:
@@ -129,7 +128,7 @@ def curve_panels(study: Study) -> dict[Key, CurvePanel]:
 
 def _curve(run_id: str, seed: int, chosen: int, history: Sequence[studies.Point]) -> Curve:
     accuracy = {
-        split: tuple((epoch, values[split]) for epoch, values, _ in history if split in values)
+        split: tuple((e, values[split]) for e, values, _ in history if e > 0 and split in values)
         for split in SHOWN
     }
     return Curve(

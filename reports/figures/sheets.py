@@ -25,8 +25,8 @@ TITLE, SIDE, EDGE = 0.28, 0.72, 0.1
 """Inches of the title, left and right of the panels."""
 BETWEEN, BELOW = 0.35, 0.28
 """Inches between columns and between rows, for tick labels."""
-AXIS, LINE = 0.2, 0.16
-"""Inches of the label of the x axis, and of a line of text."""
+TICKS, AXIS, LINE = 0.2, 0.2, 0.16
+"""Inches of the last row's tick labels, of the label of the x axis, and of a line of text."""
 BY_RULE: Mapping[Rule, str] = {
     "id_val": "",
     "last": "; the last epoch, not the best",
@@ -137,8 +137,9 @@ class Layout:
         across = max(1, min(len(legend), int(wide / 1.3)))
         self._foot = 0.1 + LINE * math.ceil(len(legend) / across) + 0.05
         self._top = TITLE + LINE * (len(said) + 1 + second_heads) + 0.05
-        self._step = height + BELOW + (0.0 if sheet.sides else LINE)
-        tall = self._top + sheet.rows * self._step + AXIS + self._foot
+        gap = BELOW + (0.0 if sheet.sides else LINE)
+        self._step = height + gap
+        tall = self._top + sheet.rows * self._step - gap + TICKS + AXIS + self._foot
         self._left = SIDE if sheet.sides else SIDE - 0.3
         self.width = (wide - self._left - EDGE - BETWEEN * (sheet.columns - 1)) / sheet.columns
         self.figure = new_figure(wide, tall)
@@ -209,7 +210,7 @@ class Layout:
         """The label of every row's y axes from `low` to `high`, left of the first."""
         for row in range(self.sheet.rows):
             top = self.height if high is None else high
-            self._upright(self._left - 0.27, row, low, top, text, color=MUTED, size=SMALL)
+            self._upright(self._left - 0.3, row, low, top, text, color=MUTED, size=SMALL)
 
 
 def silent(axes: Axes, cell: Cell) -> None:

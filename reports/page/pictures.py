@@ -77,7 +77,7 @@ def curves(panel: CurvePanel, name: str, limits: Limits | None) -> Markup:
         parts.append(_polyline([(x(e), down(loss)) for e, loss in curve.loss], "s-loss"))
         for split in (OOD_SPLIT, SELECTION_SPLIT):
             line = curve.accuracy.get(split, ())
-            parts.append(_polyline([(x(e), y(v)) for e, v in line if e > 0], CLASSES[split]))
+            parts.append(_polyline([(x(e), y(v)) for e, v in line], CLASSES[split]))
             at = dict(line)
             if curve.chosen_epoch in at:
                 parts.append(_marker(split, x(curve.chosen_epoch), y(at[curve.chosen_epoch])))
