@@ -319,6 +319,29 @@ def test_seeds_give_a_mean_an_interval_and_a_table_of_rates(lab: Lab) -> None:
     assert not any("One seed" in sentence for sentence in audit.why)
 
 
+def test_a_split_without_a_value_at_the_chosen_epoch_says_so(lab: Lab) -> None:
+    run = runs_at([0.1])[0]
+    lab.ask(run)
+    lab.done(run, [60, 50], [40, 30])
+    lab.store.measured_later(lab.key(run), 2, [Metric("real", "", "accuracy", 0.2, 2, 10)])
+
+    audit = lab.audit()
+
+    assert [n.split for n in audit.numbers] == ["ood", "id", "real"]
+    assert audit.numbers[2].value is None
+    assert "real — the split real has no value at a chosen epoch" in text(audit)
+    assert lab.audit(rule="last").numbers[2].value == 20
+
+
+def test_many_seeds_are_told_by_their_range(lab: Lab) -> None:
+    runs = runs_at([0.1], seeds=range(7))
+    lab.ask(*runs)
+    for run in runs:
+        lab.done(run, [60 + run.seed, 0], [40 - run.seed, 0])
+
+    assert "7 seeds: 34.00 to 40.00" in text(lab.audit())
+
+
 @pytest.mark.parametrize(("best", "place"), [(0, "lowest"), (2, "highest")])
 def test_an_edge_rate_comes_with_the_command_that_goes_beyond(
     lab: Lab, best: int, place: str

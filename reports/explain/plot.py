@@ -84,10 +84,7 @@ def _step(low: float, high: float) -> float:
     """The distance of labels: 1, 2 or 5 times a power of ten, for three to six of them."""
     span = max(high - low, 0.5)
     power = 10.0 ** math.floor(math.log10(span / 5))
-    return next(
-        (s * power for s in _STEPS if span / (s * power) <= 5),
-        10 * power,
-    )
+    return next((s * power for s in _STEPS if span / (s * power) <= 5), 10 * power)
 
 
 def _columns(rates: Sequence[float], width: int) -> dict[float, int]:
@@ -112,24 +109,21 @@ def _axis(columns: Mapping[float, int], chosen: float | None) -> list[str]:
     """The axis with a tick a rate, the rates under it, and an arrow to the chosen one."""
     width = WIDTH - GUTTER
     line, labels = ["─"] * width, [" "] * width
-    free = 0
-    # The chosen rate's label is written whatever its neighbours are.
-    order = sorted(columns, key=lambda rate: (rate != chosen, columns[rate]))
     for column in columns.values():
         line[column] = "┴"
     written: list[tuple[int, int]] = []
-    for rate in order:
+    # The chosen rate's label is written whatever its neighbours are.
+    for rate in sorted(columns, key=lambda rate: (rate != chosen, columns[rate])):
         text = f"{rate:g}"
         first = min(max(0, columns[rate] - len(text) // 2), width - len(text))
         end = first + len(text)
-        if all(end < a or first > b for a, b in written):
+        if all(end < start or first > stop for start, stop in written):
             labels[first:end] = text
             written.append((first, end))
     found = [" " * (GUTTER - 1) + "└" + "".join(line), " " * GUTTER + "".join(labels).rstrip()]
     if chosen is not None:
-        text = "▲ chosen"
-        free = columns[chosen]
-        if free + len(text) > width:
-            text, free = "chosen ▲", free - len(text) + 1
-        found.append(" " * (GUTTER + free) + text)
+        text, column = "▲ chosen", columns[chosen]
+        if column + len(text) > width:
+            text, column = "chosen ▲", column - len(text) + 1
+        found.append(" " * (GUTTER + column) + text)
     return found

@@ -11,6 +11,8 @@ from reports.explain import plot, words
 from reports.explain.records import Audit, RateAudit, RunAudit, Shared, VariantAudit
 
 CHOSEN = "→"
+SEEDS = 5
+"""Whose values are printed one by one."""
 LACKS = 40
 """Characters of what a rate lacks, in its line; each run says it again by itself."""
 DIGITS = 12
@@ -85,11 +87,19 @@ def sections_of(audit: Audit, *, colour: bool) -> Iterator[Section]:
 def _numbers(audit: Audit) -> Grid:
     rows, styles = [], []
     for number in audit.numbers:
-        each = ", ".join(f"{value:.2f}" for value in number.values)
-        what = f"seeds: {each}" if len(number.values) > 1 else each and f"unrounded: {each}"
+        what = _each(number.values) or (number.reason if audit.choice else "")
         rows.append((words.split_name(number.split), number.printed, number.metric, what))
         styles.append("1" if number.split == "ood" else "")
     return Grid(("", "printed", "metric", ""), tuple(rows), frozenset(), tuple(styles))
+
+
+def _each(values: Sequence[float]) -> str:
+    """What a number is a mean of; of many seeds, between what they lie."""
+    shown = [f"{value:.2f}" for value in values]
+    if len(shown) > SEEDS:
+        return f"{len(shown)} seeds: {min(values):.2f} to {max(values):.2f}"
+    what = "seeds" if len(shown) > 1 else "unrounded"
+    return f"{what}: {', '.join(shown)}" if shown else ""
 
 
 def _shown_splits(audit: Audit) -> tuple[str, ...]:
