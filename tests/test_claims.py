@@ -439,7 +439,10 @@ def test_agreement_counts_the_pairs_that_the_other_list_orders(
 # What is printed
 
 
-def test_text_reads_without_colour_and_with(published: Study) -> None:
+def test_text_reads_without_colour_and_with(
+    published: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
     judged = claims.judge(published)
     plain, painted = (claims.render(judged, "text", colour=colour) for colour in (False, True))
 
@@ -450,6 +453,11 @@ def test_text_reads_without_colour_and_with(published: Study) -> None:
     assert "22 supported, 2 inconclusive, 3 not enough runs." in plain
     assert "10,000 resamples" in plain
     assert max(map(len, plain.splitlines())) < 130
+    monkeypatch.setenv("COLUMNS", "100")
+    narrow = re.sub(r"\x1b\[[\d;]*m", "", claims.render(judged, "text", colour=True))
+    assert "●" in plain
+    assert "●" not in narrow
+    assert "+5.6 [+3.1, +8.4]   expects > 0        paper +5.6  25/25 cells" in narrow
 
 
 def test_what_is_missing_is_said_with_its_command(store: Store) -> None:

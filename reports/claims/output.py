@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import shutil
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -37,12 +38,18 @@ SPAN = 12.0
 INDENT = 2
 WIDTH = 100
 """Characters of a line of prose."""
+WHOLE = 130
+"""Characters of a line with an interval drawn."""
 
 
 def render(judged: Sequence[Judged], style: str, *, colour: bool = False) -> str:
-    """Claims in one of `FORMATS`; with `colour`, text has terminal escapes."""
+    """Claims in one of `FORMATS`; with `colour`, text has terminal escapes.
+
+    In a terminal too narrow for them the intervals are not drawn.
+    """
     if style == "text":
-        return text(judged, colour=colour)
+        narrow = colour and shutil.get_terminal_size().columns < WHOLE
+        return text(judged, colour=colour, drawn=not narrow)
     if style == "markdown":
         return markdown(judged)
     return as_csv(judged) if style == "csv" else as_json(judged)
@@ -141,7 +148,7 @@ def commands(judged: Sequence[Judged]) -> Iterator[tuple[str, str]]:
         yield command, ", ".join(ids)
 
 
-def text(judged: Sequence[Judged], *, colour: bool = False) -> str:
+def text(judged: Sequence[Judged], *, colour: bool = False, drawn: bool = True) -> str:
     """Two lines a claim: verdict and sentence, then effect, interval and its drawing."""
 
     def paint(value: str, code: str) -> str:
@@ -155,7 +162,7 @@ def text(judged: Sequence[Judged], *, colour: bool = False) -> str:
             verdict = paint(one.verdict.ljust(width), COLOURS[one.verdict])
             lines.append(f"{verdict}{one.claim.sentence} {paint(f'({one.claim.source})', '2')}")
             name = paint(" " * INDENT + one.claim.id.ljust(width - INDENT), "2")
-            lines.append((name + _numbers(one)).rstrip())
+            lines.append((name + _numbers(one, drawn)).rstrip())
             lines += [" " * width + paint(note, "33") for note in one.notes]
     lines += ["", summary(judged), ""]
     for line in legend(judged):
@@ -171,8 +178,8 @@ def text(judged: Sequence[Judged], *, colour: bool = False) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _numbers(one: Judged) -> str:
-    """Effect, interval, drawing, what was expected, the paper's effect, cells."""
+def _numbers(one: Judged, drawn: bool) -> str:
+    """Effect, interval, its drawing, what was expected, the paper's effect, cells."""
     claim = one.claim
     if not one.expected:
         return f"    —  paper: {claim.printed}"
@@ -182,7 +189,7 @@ def _numbers(one: Judged) -> str:
         interval = f"[{_signed(one.low)}, {_signed(one.high)}]"
     theirs = "" if claim.published is None else _signed(claim.published)
     return (
-        f"{effect:>5} {interval:<15} {_drawn(one)}  expects {region(claim):<9}  "
+        f"{effect:>5} {interval:<15} {_drawn(one) if drawn else ''}  expects {region(claim):<9}  "
         f"paper {theirs:>4}  {one.found}/{one.expected} cells"
     )
 
