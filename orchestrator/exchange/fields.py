@@ -95,7 +95,7 @@ class Fields:
         except ValueError as error:
             point = "; decimals have a point" if re.fullmatch(r"-?\d*,\d+", text) else ""
             raise BadRow(f'{name} "{text}" is not a number{point}') from error
-        if finite and not math.isfinite(value):
+        if math.isnan(value) or (finite and math.isinf(value)):
             raise BadRow(f"{name} {text} is not a number that counts")
         return value
 
