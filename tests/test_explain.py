@@ -379,6 +379,22 @@ def test_an_edge_is_not_extended_while_runs_are_left_nor_above_divergence(lab: L
     assert f"{runs[1].id[:8]} (rate 0.3, seed 0) diverged: the epochs before" in text(diverged)
 
 
+@pytest.mark.parametrize("asked", [{"rule": "last"}, {"rule": "ood-oracle"}, {"partial": True}])
+def test_an_edge_by_another_choice_is_not_what_extend_goes_by(
+    lab: Lab, asked: Mapping[str, Any]
+) -> None:
+    runs = runs_at([0.1, 0.3])
+    lab.ask(*runs)
+    for run in runs:
+        lab.done(run, [60, 60], [40, 40])
+
+    audit = lab.audit(**asked)
+
+    assert audit.choice is not None
+    assert (audit.choice.edge, audit.choice.remedy) == ("low", "")
+    assert "goes by ID validation and complete rates, not by this choice" in text(audit)
+
+
 def test_tuned_hyperparameters_are_chosen_with_the_rate(lab: Lab) -> None:
     runs = [
         a_run(learning_rate=rate, epochs=2, hyperparameters=(("lambda", value),))

@@ -210,10 +210,14 @@ def _choice(
 
 
 def _remedy(begun: Audit, cell: Cell, runs: Sequence[RunAudit]) -> str:
-    """What `orch extend --edges` will do something about: settled cells of runs trained here."""
+    """What `orch extend --edges` will do something about: settled cells of runs trained here.
+
+    It goes by ID validation and whole rates, whatever was asked here.
+    """
+    asked = begun.rule == "id_val" and not begun.partial and begun.launched is not None
     settled = all(run.state in (*RESULTS, "cancelled") for run in runs)
-    helps = settled and not (cell.edge == "high" and cell.diverged)
-    if not cell.edge or not helps or begun.launched is None or any(run.source for run in runs):
+    dead_end = cell.edge == "high" and cell.diverged
+    if not cell.edge or not asked or not settled or dead_end or any(run.source for run in runs):
         return ""
     return f"orch extend --edges {begun.launched} && orch resume {begun.launched}"
 

@@ -244,6 +244,10 @@ def _no_remedy(audit: Audit) -> str:
     """Why `orch extend --edges` would leave the cell as it is."""
     if audit.launched is None or any(run.source for run in audit.runs):
         return " Imported runs have no sweep file to extend."
+    if audit.rule != "id_val" or audit.partial:
+        return (
+            " `orch extend --edges` goes by ID validation and complete rates, not by this choice."
+        )
     if any(run.state not in ("done", "diverged", "cancelled") for run in audit.runs):
         return " `orch extend --edges` adds one when the runs that are left have results."
     return " `orch extend --edges` adds none above a rate that diverged."
