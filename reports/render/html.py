@@ -15,21 +15,35 @@ Link = Callable[[Entry], str | None]
 STYLE = """
 table.orch { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 table.orch caption { text-align: left; font-weight: 600; padding: 0 0 .5rem; }
+table.orch caption span, table.orch tfoot p {
+  display: block; position: sticky; left: 0; width: max-content; white-space: normal;
+  max-width: min(46rem, calc(100vw - 3rem));
+}
 table.orch th, table.orch td { padding: .2rem .6rem; text-align: left; white-space: nowrap; }
-table.orch thead tr:first-child th { border-top: 2px solid currentColor; }
-table.orch thead tr:last-child th { border-bottom: 1px solid currentColor; }
+table.orch thead { border-top: 2px solid; border-bottom: 1px solid; }
 table.orch thead th.group { border-bottom: 1px solid #8886; }
-table.orch tbody + tbody tr:first-child > * { border-top: 1px solid #8888; }
-table.orch tbody:last-of-type tr:last-child > * { border-bottom: 2px solid currentColor; }
+table.orch tbody { border-top: 1px solid #8888; }
+table.orch tbody:first-of-type { border-top: 0; }
+table.orch tbody:last-of-type { border-bottom: 2px solid; }
 table.orch tbody th { font-weight: 400; }
-table.orch tfoot td { white-space: normal; padding: .15rem 0; font-size: .85em; max-width: 60rem; }
-table.orch tfoot tr:first-child td { padding-top: .6rem; }
-table.orch tfoot p { margin: .15rem 0; max-width: 46rem; }
+table.orch tr.model { display: none; }
+table.orch tfoot td { padding: .5rem 0 0; font-size: .85em; }
+table.orch tfoot p { margin: .15rem 0; }
 table.orch a { color: inherit; text-decoration-color: #8888; text-underline-offset: .2em; }
 table.orch .delta, table.orch .ci { font-size: .85em; }
 table.orch .mark { font-size: .8em; color: GrayText; }
 table.orch .gain { color: #05691f; } table.orch .slight-gain { color: #2f8a4a; }
 table.orch .slight-loss { color: #c2483d; } table.orch .loss { color: #9b0f0f; }
+@media (max-width: 45rem) {
+  table.orch tr.model { display: table-row; }
+  table.orch tr.model th { font-weight: 600; padding-top: .5rem; }
+  table.orch tr.model th span { position: sticky; left: .4rem; }
+  table.orch .first { display: none; }
+  table.orch th, table.orch td { padding: .2rem .4rem; }
+  table.orch tbody th.last, table.orch thead th.last {
+    position: sticky; left: 0; background: Canvas; white-space: normal; min-width: 6.5rem;
+  }
+}
 @media (prefers-color-scheme: dark) {
   table.orch .gain { color: #4ddb78; } table.orch .slight-gain { color: #8fd8a5; }
   table.orch .slight-loss { color: #f2a09a; } table.orch .loss { color: #ff6b5e; }
@@ -68,11 +82,12 @@ def page(tables: Sequence[Table]) -> str:
 def fragment(table: Table, link: Link | None = None) -> str:
     """One `<table class="orch">` with caption and legend; `link` says where its cells lead."""
     width = len(table.heads) + len(table.columns)
-    parts = ['<table class="orch">', f"<caption>{_e(heading(table))}</caption>", "<thead>"]
-    parts += [*_header(table), "</thead>"]
+    caption = f"<caption><span>{_e(heading(table))}</span></caption>"
+    parts = ['<table class="orch">', caption, "<thead>", *_header(table), "</thead>"]
     rows = zip(heads(table), table.rows, strict=True)
     for _, block in groupby(rows, key=lambda pair: pair[1].block):
-        parts += ["<tbody>", *(_row(named, row, link) for named, row in block), "</tbody>"]
+        lines = (line for named, row in block for line in _row(named, row, link))
+        parts += ["<tbody>", *lines, "</tbody>"]
     notes = "".join(f"<p>{_note(note)}</p>" for note in legend(table))
     parts.append(f'<tfoot><tr><td colspan="{width}">{notes}</td></tr></tfoot>')
     return "\n".join([*parts, "</table>"]) + "\n"
@@ -82,7 +97,10 @@ def _header(table: Table) -> Iterator[str]:
     """One line of titles, or two where columns have subtitles."""
     two = any(column.subtitle for column in table.columns)
     span = ' rowspan="2"' if two else ""
-    heads = "".join(f'<th scope="col"{span}>{_e(head)}</th>' for head in table.heads)
+    heads = "".join(
+        f'<th scope="col" class="{place}"{span}>{_e(head)}</th>'
+        for place, head in _placed(table.heads)
+    )
     if not two:
         titles = "".join(f'<th scope="col">{_e(column.title)}</th>' for column in table.columns)
         yield f"<tr>{heads}{titles}</tr>"
@@ -101,9 +119,21 @@ def titled(columns: Sequence[Column]) -> Iterator[tuple[str, list[Column]]]:
         yield title, [*found]
 
 
-def _row(named: Sequence[str], row: Row, link: Link | None) -> str:
-    heads = "".join(f'<th scope="row">{_e(head)}</th>' for head in named)
-    return f"<tr>{heads}{''.join(_cell(entry, link) for entry in row)}</tr>"
+def _row(named: Sequence[str], row: Row, link: Link | None) -> Iterator[str]:
+    """A row; where a model begins, a line of its own before it, which narrow screens show."""
+    if len(named) > 1 and named[0]:
+        width = len(named) - 1 + len(row)
+        yield f'<tr class="model"><th colspan="{width}"><span>{_e(named[0])}</span></th></tr>'
+    heads = "".join(
+        f'<th scope="row" class="{place}">{_e(head)}</th>' for place, head in _placed(named)
+    )
+    yield f"<tr>{heads}{''.join(_cell(entry, link) for entry in row)}</tr>"
+
+
+def _placed(named: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The heads of a row with their place: all but the last are hidden on narrow screens."""
+    for place, head in enumerate(named, 1):
+        yield "last" if place == len(named) else "first", head
 
 
 def _cell(entry: Entry, link: Link | None) -> str:

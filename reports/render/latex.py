@@ -32,15 +32,21 @@ _HEAD = r"""% Made by orch. In a paper: \usepackage{booktabs,graphicx,xcolor}, a
   \usepackage{booktabs,graphicx,xcolor}\pagestyle{empty}
   \expandafter\def\csname orchalone\endcsname{\end{document}}\begin{document}
 \fi
-\providecolor{orchgain}{HTML}{05691F}\providecolor{orchslightgain}{HTML}{2F8A4A}%
-\providecolor{orchslightloss}{HTML}{C2483D}\providecolor{orchloss}{HTML}{9B0F0F}%
 """
+COLOURS = {
+    "gain": "05691F", "slight gain": "2F8A4A", "slight loss": "C2483D", "loss": "9B0F0F",
+}  # fmt: skip
+"""Of deltas, by tone, as red, green and blue."""
 _FOOT = "\\csname orchalone\\endcsname\n"
 
 
 def document(tables: Sequence[Table]) -> str:
     """The tables one after another, as a fragment that is also a document."""
-    return _HEAD + "".join(fragment(table) for table in tables) + _FOOT
+    colours = "".join(
+        rf"\providecolor{{{_colour(tone)}}}{{HTML}}{{{code}}}%" + "\n"
+        for tone, code in COLOURS.items()
+    )
+    return _HEAD + colours + "".join(fragment(table) for table in tables) + _FOOT
 
 
 def fragment(table: Table) -> str:
@@ -55,7 +61,7 @@ def fragment(table: Table) -> str:
     body = "\n".join(f"    {line}" for line in _lines(table))
     return rf"""\begin{{table}}[htbp]
   \centering
-  \caption{{{title}}}\label{{tab:{label}}}
+  \caption{{{title}}}\label{{tab:{label}}}\par\smallskip
   \sbox0{{\small\begin{{tabular}}{{{columns}}}
 {body}
   \end{{tabular}}}}%
@@ -103,11 +109,15 @@ def _cell(entry: Entry) -> str:
     if entry.shown_interval:
         text += rf"\,{{\scriptsize$\pm$\,{entry.shown_interval}}}"
     if entry.shown_delta:
-        colour = "orch" + entry.tone.replace(" ", "")
-        text += rf" {{\footnotesize\textcolor{{{colour}}}{{({_signed(entry.shown_delta)})}}}}"
+        delta = rf"\textcolor{{{_colour(entry.tone)}}}{{({_signed(entry.shown_delta)})}}"
+        text += rf" {{\footnotesize{delta}}}"
     count = missing(entry)
     marks = edge(entry) + diverged(entry) + (f" {count}" if count else "")
     return text + (rf"\textsuperscript{{{escaped(marks)}}}" if marks else "")
+
+
+def _colour(tone: str) -> str:
+    return "orch" + tone.replace(" ", "")
 
 
 def _signed(delta: str) -> str:
@@ -122,7 +132,7 @@ def _note(note: Note) -> str:
     return f"{mark} {text}".strip()
 
 
-_SPECIAL = {
+SPECIAL = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
     "}": r"\}",
@@ -171,7 +181,7 @@ _SPECIAL = {
     "ı": r"\i{}",
     "\u00a0": "~",
 }
-_ACCENTS = {
+ACCENTS = {
     "\u0300": r"\`", "\u0301": r"\'", "\u0302": r"\^", "\u0303": r"\~", "\u0304": r"\=",
     "\u0306": r"\u", "\u0307": r"\.", "\u0308": r"\"", "\u030a": r"\r", "\u030b": r"\H",
     "\u030c": r"\v", "\u0327": r"\c",
@@ -180,25 +190,42 @@ _GREEK = (
     "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda",
     "mu", "nu", "xi", "", "pi", "rho", "", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega",
 )  # fmt: skip
-_SPECIAL |= {chr(ord("α") + place): rf"$\{name}$" for place, name in enumerate(_GREEK) if name}
+_CAPITALS = (
+    "Gamma",
+    "Delta",
+    "Theta",
+    "Lambda",
+    "Xi",
+    "Pi",
+    "Sigma",
+    "Upsilon",
+    "Phi",
+    "Psi",
+    "Omega",
+)
+SPECIAL |= {
+    unicodedata.lookup(f"GREEK CAPITAL LETTER {name.replace('Lambda', 'Lamda')}"): rf"$\{name}$"
+    for name in _CAPITALS
+}
+SPECIAL |= {chr(ord("α") + place): rf"$\{name}$" for place, name in enumerate(_GREEK) if name}
 
 
 def escaped(text: str) -> str:
     """Text that any LaTeX prints as it stands; what its fonts lack is named by its code point."""
     plain = unicodedata.normalize("NFC", re.sub(r"\s+", " ", text))
-    return "".join(map(_letter, plain)).replace("--", "-{}-")
+    return re.sub("-(?=-)", "-{}", "".join(map(_letter, plain)))  # no dash out of two hyphens
 
 
 def _letter(letter: str) -> str:
-    if letter in _SPECIAL:
-        return _SPECIAL[letter]
+    if letter in SPECIAL:
+        return SPECIAL[letter]
     if " " <= letter <= "~":
         return letter
     base, accent = (
         unicodedata.normalize("NFD", letter)[:1],
         unicodedata.normalize("NFD", letter)[1:],
     )
-    if accent in _ACCENTS and base.isascii() and base.isalpha():
+    if accent in ACCENTS and base.isascii() and base.isalpha():
         base = {"i": r"\i", "j": r"\j"}.get(base, base)
-        return rf"{{{_ACCENTS[accent]}{{{base}}}}}"
+        return rf"{{{ACCENTS[accent]}{{{base}}}}}"
     return f"(U+{ord(letter):04X})"

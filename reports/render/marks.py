@@ -87,7 +87,8 @@ def legend(table: Table) -> Iterator[Note]:
     if any(entry.shown_delta for entry in entries):
         method = table.declared.baseline or ""
         same = "" if table.declared.layout == "summary" else " of the same model"
-        yield Note(f"against {table.labels.methods.get(method, method)}{same}.", "(+x.x)")
+        title = table.labels.methods.get(method, method).replace("`", "'")
+        yield Note(f"against {title}{same}.", "(+x.x)")
     if any(entry.bold for entry in entries):
         yield Note(_bold(table), "*")
     if any(edge(entry) for entry in cells):
