@@ -379,6 +379,22 @@ def test_an_edge_is_not_extended_while_runs_are_left_nor_above_divergence(lab: L
     assert f"{runs[1].id[:8]} (rate 0.3, seed 0) diverged: the epochs before" in text(diverged)
 
 
+def test_an_edge_of_several_sweeps_together_is_no_sweeps_edge(lab: Lab) -> None:
+    low, middle, high = runs_at([0.1, 0.3, 1.0])
+    lab.ask(low, middle, sweep="lower")
+    lab.ask(middle, high, sweep="higher")
+    for run in (low, middle, high):
+        lab.done(run, [60 + run.learning_rate, 0], [40, 0])
+
+    together, alone = lab.audit(), lab.audit(sweep="higher")
+
+    assert together.choice is not None
+    assert (together.choice.edge, together.choice.remedy) == ("high", "")
+    assert "No sweep asks for all of these runs: --sweep chooses one to extend." in text(together)
+    assert alone.choice is not None
+    assert alone.choice.remedy == "orch extend --edges higher && orch resume higher"
+
+
 @pytest.mark.parametrize("asked", [{"rule": "last"}, {"rule": "ood-oracle"}, {"partial": True}])
 def test_an_edge_by_another_choice_is_not_what_extend_goes_by(
     lab: Lab, asked: Mapping[str, Any]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
@@ -44,7 +45,7 @@ def audit(study: Study, key: Key) -> Audit:
         *key,
         sweep=study.sweep,
         sweeps=tuple(dict.fromkeys(one.sweep for one in asking)),
-        launched=next((one.sweep for one in asking if one.launched), None),
+        launched=_launched(asking),
         rule=study.rule,
         partial=study.partial,
         miniature=any((run.data_fingerprint or "").startswith(MINIATURE) for run in runs),
@@ -55,6 +56,12 @@ def audit(study: Study, key: Key) -> Audit:
         variants = tuple(variants_of(study, key, splits, asking))
         return dataclasses.replace(begun, variants=variants, why=words.mixed(variants))
     return _whole(begun, OneCell(study, runs), key, splits, asking)
+
+
+def _launched(asking: Sequence[Asking]) -> str | None:
+    """The sweep with a file that asks for most of the runs, of equals the one launched last."""
+    asked = Counter(one.sweep for one in asking if one.launched)
+    return asked.most_common(1)[0][0] if asked else None
 
 
 def _whole(
@@ -215,7 +222,9 @@ def _remedy(begun: Audit, cell: Cell, runs: Sequence[RunAudit]) -> str:
     It goes by ID validation and whole rates, whatever was asked here.
     """
     asked = begun.rule == "id_val" and not begun.partial and begun.launched is not None
-    settled = all(run.state in (*RESULTS, "cancelled") for run in runs)
+    settled = all(
+        run.state in (*RESULTS, "cancelled") and begun.launched in run.sweeps for run in runs
+    )
     dead_end = cell.edge == "high" and cell.diverged
     if not cell.edge or not asked or not settled or dead_end or any(run.source for run in runs):
         return ""

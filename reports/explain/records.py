@@ -206,7 +206,7 @@ class Audit:
     sweeps: tuple[str, ...]
     """The sweeps that ask for its runs, the one launched last first."""
     launched: str | None
-    """The one of them that would train more; None: all are imported."""
+    """The one of them that would train more, and asks for most of the runs; None: all imported."""
     rule: str
     partial: bool
     """Whether rates that lack seeds compete."""

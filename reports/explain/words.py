@@ -248,6 +248,8 @@ def _no_remedy(audit: Audit) -> str:
         return (
             " `orch extend --edges` goes by ID validation and complete rates, not by this choice."
         )
+    if any(audit.launched not in run.sweeps for run in audit.runs):
+        return " No sweep asks for all of these runs: --sweep chooses one to extend."
     if any(run.state not in ("done", "diverged", "cancelled") for run in audit.runs):
         return " `orch extend --edges` adds one when the runs that are left have results."
     return " `orch extend --edges` adds none above a rate that diverged."
