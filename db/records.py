@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -244,6 +245,21 @@ class EpochRecord:
             sorted((m.split, m.group, m.metric, m.value, m.correct, m.n) for m in self.metrics)
         )
         return (self.epoch, self.train_loss, self.train_accuracy, self.learning_rate, metrics)
+
+    def not_finite(self) -> str:
+        """The first number that is NaN or infinite, in words; empty where all are finite.
+
+        No store keeps such a record: engines differ in what NaN is, and it would win a selection.
+        """
+        named: dict[str, float | None] = {
+            f"{m.metric} of the split {' '.join((m.split, m.group)).strip()}": m.value
+            for m in self.metrics
+        }
+        named |= {"training loss": self.train_loss, "training accuracy": self.train_accuracy}
+        for name, value in named.items():
+            if value is not None and not math.isfinite(value):
+                return f"the {name} of epoch {self.epoch} is {value}"
+        return ""
 
     def headline(self, split: str) -> float | None:
         """The value of a split's headline metric, None where it was not evaluated."""

@@ -149,6 +149,7 @@ class Store(Registering, Owning, Operating):
             found = connection.execute(query).one_or_none()
             if found is None or found.state != "done":
                 raise StoreError(f"epoch {epoch} is not one of a finished run.")
+            _refuse_not_finite(found.id, [EpochRecord(epoch, None, None, 0.0, (*metrics,))])
             splits = {metric.split for metric in metrics}
             same = of_run & (METRICS.c.epoch == epoch) & METRICS.c.split.in_(splits)
             connection.execute(sa.delete(METRICS).where(same))
@@ -225,6 +226,7 @@ class Store(Registering, Owning, Operating):
         """Insert epochs and their metrics; False, changing nothing, where the one is there."""
         if not records:
             return True
+        _refuse_not_finite(claim.run.id, records)
         rows = [_epoch_row(claim, record) for record in records]
         if connection.execute(_INSERT_EPOCHS, rows).rowcount == 0:
             return False
@@ -250,6 +252,13 @@ class Store(Registering, Owning, Operating):
         later = (METRICS.c.run_key == claim.run_key) & (METRICS.c.epoch >= epoch)
         connection.execute(sa.delete(METRICS).where(later))
         connection.execute(sa.delete(EPOCHS).where(wrong))
+
+
+def _refuse_not_finite(run_id: str, records: Sequence[EpochRecord]) -> None:
+    """Raise `StoreError` for NaN and infinities, which the worker stops before they get here."""
+    for record in records:
+        if wrong := record.not_finite():
+            raise StoreError(f"{wrong}, of run {run_id}: only finite numbers are kept.")
 
 
 def _epoch_row(claim: Claim, record: EpochRecord) -> dict[str, object]:

@@ -110,6 +110,16 @@ _EVENTS: dict[str, type[Event]] = {
 }
 
 
+def measured(event: Event) -> History:
+    """The epochs that an event tells of."""
+    match event:
+        case Epoch():
+            return (event.record,)
+        case Started() | Finished() | Diverged():
+            return event.history
+    return ()
+
+
 def to_json(event: Event) -> dict[str, Any]:
     """The event as JSON values, with its name under `event`."""
     return {"event": type(event).__name__, **dataclasses.asdict(event)}

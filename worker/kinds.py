@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from db.records import Run
 from worker.catalog import Catalog, resolve
 from worker.context import Context
-from worker.events import Event, Failed
+from worker.events import Event, Failed, measured
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,11 @@ def run(run: Run, context: Context) -> Iterator[Event]:
     traceback, never a missing file.
     """
     try:
-        yield from resolve(KINDS.find(run.kind).run)(run, context)
+        for event in resolve(KINDS.find(run.kind).run)(run, context):
+            for record in measured(event):
+                if wrong := record.not_finite():
+                    raise ArithmeticError(f"{wrong}: a kind of run measures finite numbers")
+            yield event
         return
     except Exception as error:
         from worker.failures import cause_of
