@@ -12,7 +12,6 @@ other: what a table shows is read afterwards, at the epochs that were chosen.
 from __future__ import annotations
 
 import math
-import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -173,12 +172,17 @@ def refuse_mixtures(reader: Reader, members: Mapping[Key, Sequence[RunBrief]]) -
         contents = [run.content() for run in reader.contents([*variants.values()]).values()]
         # A later field is left out of a content where it is neutral (`ADDED_LATER`).
         names = dict.fromkeys(name for content in contents for name in content)
-        spelled = {
-            name: sorted({_spelled(c.get(name, ADDED_LATER.get(name))) for c in contents})
+        found = {
+            name: [_spelled(content.get(name, ADDED_LATER.get(name))) for content in contents]
             for name in names
             if name not in (*CELL, *CHOSEN_OVER)
         }
-        differ = {name: values for name, values in spelled.items() if len(values) > 1}
+        differ = {
+            name: sorted({*values})
+            for name, values in found.items()
+            # Of a head that a probe left, its variant decides: seeds have probes of their own.
+            if len({v.rpartition("/")[2] if name == "head" else v for v in values}) > 1
+        }
         raise ReportError(
             f"the cell {' '.join(key)} has runs of {len(variants)} variants, which one number "
             "cannot stand for; they differ in "
@@ -201,11 +205,14 @@ def read(
 ) -> dict[Key, Cell]:
     """Every cell with the `split` metric of its chosen runs at their chosen epochs."""
     found = values(reader, (best for choice in chosen.values() for best in choice.best), split)
-    missing = [key for key in members if key not in chosen]
-    scored = {
-        best.run_key
-        for best in best_epochs(reader, [run.key for key in missing for run in members[key]], rule)
-    }
+    final = [
+        run.key
+        for key, runs in members.items()
+        if key not in chosen
+        for run in runs
+        if run.state in RESULTS
+    ]
+    scored = {best.run_key for best in best_epochs(reader, final, rule)}
     return {
         key: _cell(key, runs, chosen[key], split, rule, found)
         if key in chosen
@@ -285,7 +292,11 @@ def mean(shares: Sequence[float]) -> float:
 
 def interval(shares: Sequence[float]) -> float | None:
     """Half-width of the 90% interval, 1.645·s/√n with n − 1 in s; None for fewer than two."""
-    return Z90 * statistics.stdev(shares) / math.sqrt(len(shares)) if len(shares) > 1 else None
+    if len(shares) < 2:
+        return None
+    middle = mean(shares)
+    variance = math.fsum((share - middle) ** 2 for share in shares) / (len(shares) - 1)
+    return Z90 * math.sqrt(variance / len(shares))
 
 
 def _edge(rate: float, tried: Iterable[float]) -> str:
@@ -307,7 +318,10 @@ def best_epochs(reader: Reader, run_keys: Sequence[int], rule: Rule) -> list[Bes
 
 def values(reader: Reader, best: Iterable[Best], split: str) -> dict[int, tuple[str, float]]:
     """The headline metric of a split at each run's epoch, a fraction, with its name, by run."""
-    at = epochs_of("best", [(one.run_key, one.epoch) for one in best])
+    pairs = [(one.run_key, one.epoch) for one in best]
+    if not pairs:
+        return {}
+    at = epochs_of("best", pairs)
     query = sa.select(METRICS.c.run_key, METRICS.c.metric, METRICS.c.value).join_from(
         at,
         METRICS,
