@@ -238,7 +238,11 @@ def test_the_legend_explains_exactly_the_marks_that_occur(mark: str) -> None:
 
 
 def test_the_footnote_of_edges_names_the_command_and_the_sweep() -> None:
-    assert "`orch extend --edges demo` adds" in legend(table(cell("sgd", 70.0, edge="low")))
+    made = table(cell("sgd", 70.0, edge="low"))
+
+    assert "`orch extend --edges demo` adds" in legend(made)
+    other = dataclasses.replace(made, rule="last", sweep=None)
+    assert "`orch extend --edges SWEEP` goes by in-distribution validation" in legend(other)
 
 
 def test_the_legend_explains_deltas_where_there_are_some() -> None:

@@ -92,11 +92,8 @@ def legend(table: Table) -> Iterator[Note]:
     if any(entry.bold for entry in entries):
         yield Note(_bold(table), "*")
     if any(edge(entry) for entry in cells):
-        yield Note(
-            "the best rate is the lowest or highest tried, so a better one may lie beyond: "
-            f"`orch extend --edges {table.sweep or 'SWEEP'}` adds the next ones.",
-            f"{LOW} {HIGH}",
-        )
+        lowest = "the best rate is the lowest or highest tried, so a better one may lie beyond"
+        yield Note(f"{lowest}: {_extend(table)}", f"{LOW} {HIGH}")
     if any(diverged(entry) for entry in cells):
         yield Note("a chosen run diverged; its epochs before that count.", DIVERGED)
     yield from _counts(cells, means)
@@ -116,6 +113,13 @@ def _seen(table: Table) -> Iterator[str]:
             if by == "id_test"
             else "The ID-test images chose nothing."
         )
+
+
+def _extend(table: Table) -> str:
+    command = f"`orch extend --edges {table.sweep or 'SWEEP'}`"
+    if table.rule == "id_val":
+        return f"{command} adds the next ones."
+    return f"{command} goes by in-distribution validation, not by this choice."
 
 
 def _bold(table: Table) -> str:
