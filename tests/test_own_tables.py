@@ -8,12 +8,13 @@ from typing import NamedTuple
 import pytest
 from click.testing import CliRunner
 
+from conftest import ROOT
 from db.errors import SpecError
 from orchestrator import sweep as sweeps
 from orchestrator import yaml_file
 from orchestrator.cli import main
 from orchestrator.own_tables import OwnTable, tables_of
-from reports.declared import Block, Declared
+from reports.declared import TABLES, Block, Declared
 
 SWEEP = """\
 name: s
@@ -128,7 +129,9 @@ class Bad(NamedTuple):
 
 
 BAD = {
-    "unknown field": Bad("t: {colums: models}", 6, 't.colums: unknown field; mean "columns"'),
+    "unknown field": Bad(
+        "t: {colums: models}", 6, 't.colums: unknown field; did you mean "columns"?'
+    ),
     "no table": Bad("t: 3", 6, "t: must be `field: value` pairs, not 3"),
     "name": Bad("two words: {}", 6, "letters, digits, . _ - only"),
     "the paper's name": Bad("ood: {}", 6, "is one of the paper's tables; call it something else"),
@@ -199,7 +202,21 @@ def test_every_mistake_is_told_at_once() -> None:
     assert len(str(caught.value).splitlines()) == 4
 
 
-def test_the_guide_has_every_field() -> None:
-    guide = (Path(__file__).parent.parent / "docs" / "tables.md").read_text()
+GUIDE = (ROOT / "docs" / "tables.md").read_text()
+
+
+def test_the_guide_has_every_field_and_every_table() -> None:
     for field in OwnTable.model_fields:
-        assert f"| `{field}` |" in guide
+        assert f"| `{field}` |" in GUIDE
+    for name in TABLES:
+        assert f"`{name}`" in GUIDE
+
+
+def test_the_guides_sweep_is_a_sweep() -> None:
+    text = GUIDE.split("```yaml\n")[1].split("```")[0]
+
+    assert [t.name for t in sweeps.loads(text, "guide").tables] == [
+        "freezing",
+        "digits",
+        "by_method",
+    ]
