@@ -50,17 +50,15 @@ class Scale:
 
     @classmethod
     def of(cls, rows: Floats) -> Scale:
-        """That of some features, chunk by chunk; where all are equal, `std` is 1."""
-        mean = sum(float(rows[part].sum(dtype=np.float64)) for part in chunks(rows)) / rows.size
-        squares = (((rows[part] - np.float64(mean)) ** 2).sum() for part in chunks(rows))
-        return cls(mean, float(np.sqrt(sum(map(float, squares)) / rows.size)) or 1.0)
+        """That of some features; where all are equal, `std` is 1."""
+        mean, std = rows.mean(dtype=np.float64), rows.std(dtype=np.float64)
+        return cls(float(mean), float(std) or 1.0)
 
     def applied(self, rows: Floats) -> Doubles:
         """The features as the regression sees them: the one copy of them that it needs."""
-        scaled = np.empty(rows.shape, np.float64)
-        for part in chunks(rows):
-            np.subtract(rows[part], self.mean, out=scaled[part])
-            scaled[part] /= self.std
+        scaled = np.array(rows, np.float64)
+        scaled -= self.mean
+        scaled /= self.std
         return scaled
 
 
