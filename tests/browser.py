@@ -50,6 +50,13 @@ class Tab:
         self.requests: list[str] = []
         self.call("Network.enable")
 
+    def quit(self) -> None:
+        """End the browser."""
+        self._session = None
+        self.call("Browser.close")
+        self._reads.close()
+        self._writes.close()
+
     def call(self, method: str, **params: Any) -> Any:
         """The result of one command; raises `RuntimeError` with what the browser says."""
         self._number += 1
@@ -76,7 +83,6 @@ class Tab:
             self.errors.append(json.dumps(answer["params"]["exceptionDetails"]))
         elif answer.get("method") == "Network.requestWillBeSent":
             self.requests.append(answer["params"]["request"]["url"])
-        self.latest = answer
         return answer
 
     def open(self, url: str) -> None:
@@ -95,6 +101,16 @@ class Tab:
         if "exceptionDetails" in found:
             raise RuntimeError(json.dumps(found["exceptionDetails"]))
         return found["result"].get("value")
+
+    def becomes(self, condition: str) -> bool:
+        """Whether an expression comes to be true within ten seconds."""
+        return bool(
+            self.run(
+                "new Promise(done => { const end = performance.now() + 10000; const look = () => "
+                f"({condition}) ? done(true) : performance.now() > end ? done(false) : "
+                "setTimeout(look); look(); })"
+            )
+        )
 
     def size(self, width: int, height: int, *, phone: bool = False) -> None:
         """The window, in CSS pixels."""
@@ -149,8 +165,7 @@ def browser() -> Iterator[Tab]:
         try:
             tab = Tab(ours_reads, ours_writes)
             yield tab
-            tab._session = None
-            tab.call("Browser.close")
+            tab.quit()
         finally:
             try:
                 process.wait(timeout=10)
