@@ -90,6 +90,25 @@ def test_a_partial_cell_says_what_it_is_of(counts: dict[str, int], shown: str) -
     assert any(part.endswith(shown) for part in plain(made)[1])
 
 
+def test_a_narrow_terminal_gets_panels_and_wrapped_lines(rich: Table) -> None:
+    whole = render.text(rich)
+    narrow = render.text(rich, width=66)
+
+    assert max(map(len, narrow.splitlines())) <= 66 < max(map(len, whole.splitlines()))
+    assert [line.split() for line in narrow.splitlines() if line.startswith("Model")] == [
+        ["Model", "Method", "Living-17"],
+        ["Model", "Method", "FMoW", "Avg."],
+    ]
+    assert narrow.count("SGD (freeze-embed)") == 2, "each panel names its rows"
+    told = [word for word in narrow.split() if set(word) != {"─"}]
+    assert set(told) == {word for word in whole.split() if set(word) != {"─"}}
+    assert render.text(rich, width=200).split("\n\n")[1] == whole.split("\n\n")[1]
+
+
+def test_a_terminal_too_narrow_for_one_column_shows_one(rich: Table) -> None:
+    assert render.text(rich, width=10).count("Model") == 3
+
+
 # Markdown
 
 

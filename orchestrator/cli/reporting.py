@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -138,8 +139,8 @@ def report(
     else:
         built = _built(declared or [_find("ood", reader, name, own)], study, shown)
         style = style or SUFFIXES.get(output.suffix if output else "", "text")
-        colour = output is None and sys.stdout.isatty()
-        _write(_rendered(built, study, reference, style, colour), output)
+        terminal = output is None and sys.stdout.isatty()
+        _write(_rendered(built, study, reference, style, terminal), output)
 
 
 def _refuse_mixtures(
@@ -221,14 +222,17 @@ def _built(declared: Sequence[Declared], study: Study, shown: Labels) -> list[Ta
 
 
 def _rendered(
-    built: Sequence[Table], study: Study, reference: str | None, style: str, colour: bool
+    built: Sequence[Table], study: Study, reference: str | None, style: str, terminal: bool
 ) -> str:
-    from reports import compare, published, render
-
     if reference is None:
-        return render.render(built, style, colour=colour)
+        from reports import render
+
+        width = shutil.get_terminal_size().columns if terminal else None
+        return render.render(built, style, colour=terminal, width=width)
+    from reports import compare, published  # numpy
+
     compared = [compare.compare(table, published.by_place(), study) for table in built]
-    return compare.render(compared, style, colour=colour)
+    return compare.render(compared, style, colour=terminal)
 
 
 def _draw(name: str, study: Study, shown: Labels, output: Path | None) -> None:

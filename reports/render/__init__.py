@@ -27,10 +27,12 @@ __all__ = [
 FORMATS = ("text", "markdown", "latex", "html", "csv", "json")
 
 
-def render(tables: Sequence[Table], style: str, *, colour: bool = False) -> str:
-    """Tables in one of `FORMATS`; `colour` is for text alone."""
+def render(
+    tables: Sequence[Table], style: str, *, colour: bool = False, width: int | None = None
+) -> str:
+    """Tables in one of `FORMATS`; `colour` and a terminal's `width` are for text alone."""
     if style == "text":
-        return "\n".join(text(table, colour=colour) for table in tables)
+        return "\n".join(text(table, colour=colour, width=width) for table in tables)
     if style == "markdown":
         return "\n".join(map(markdown, tables))
     whole = {"latex": latex.document, "html": html.page, "csv": as_csv, "json": as_json}

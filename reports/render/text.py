@@ -2,34 +2,64 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Iterator, Sequence
+
 from reports.entries import Entry, Table
 from reports.render.marks import diverged, edge, heading, heads, legend, missing
 
 _CODES = {"gain": "32", "slight gain": "92", "slight loss": "91", "loss": "31"}
+_GAP = "  "
 Segments = list[tuple[str, str]]
 """Pieces of a cell, each with the terminal's code for it or none."""
 
 
-def text(table: Table, *, colour: bool = False) -> str:
-    """Aligned columns; with `colour`, terminal escapes for bold and the paper's green and red."""
+def text(table: Table, *, colour: bool = False, width: int | None = None) -> str:
+    """Aligned columns, in as many panels as a terminal of `width` characters needs.
+
+    With `colour`, terminal escapes for bold and the paper's green and red.
+    """
     titles = [f"{column.title} {column.subtitle}".strip() for column in table.columns]
     grid: list[list[Segments]] = [[[(title, "")] for title in (*table.heads, *titles)]]
     for named, row in zip(heads(table), table.rows, strict=True):
         grid.append([*([(head, "")] for head in named), *map(segments, row)])
-    widths = [max(_width(row[place]) for row in grid) for place in range(len(grid[0]))]
-    lines = [heading(table), ""]
+    parts = [heading(table)]
+    for columns in _panels(grid, len(table.heads), width):
+        parts += ["", *_panel(table, [[line[c] for c in columns] for line in grid], colour)]
+    notes = [f"{note.mark}  {note.text}" if note.mark else note.text for note in legend(table)]
+    wrapped = [line for note in notes for line in _wrapped(note, width)]
+    return "\n".join([*parts, "", *wrapped]) + "\n"
+
+
+def _panels(
+    grid: Sequence[Sequence[Segments]], heads: int, width: int | None
+) -> Iterator[list[int]]:
+    """The columns that go side by side, those that name a row in each."""
+    widths = _widths(grid)
+    named = [*range(heads)]
+    panel = named.copy()
+    for column in range(heads, len(widths)):
+        taken = sum(widths[c] + len(_GAP) for c in panel)
+        if width is not None and len(panel) > heads and taken + widths[column] > width:
+            yield panel
+            panel = named.copy()
+        panel.append(column)
+    yield panel
+
+
+def _panel(table: Table, grid: Sequence[Sequence[Segments]], colour: bool) -> Iterator[str]:
+    """Titles, a rule, and the rows, with a blank line between blocks."""
+    widths = _widths(grid)
     for number, line in enumerate(grid):
         if number > 1 and table.rows[number - 1].block != table.rows[number - 2].block:
-            lines.append("")
-        cells = [
+            yield ""
+        cells = (
             _painted(cell, colour) + " " * (width - _width(cell))
             for cell, width in zip(line, widths, strict=True)
-        ]
-        lines.append("  ".join(cells).rstrip())
+        )
+        yield _GAP.join(cells).rstrip()
         if not number:
-            lines.append("  ".join("─" * width for width in widths))
-    notes = [f"{note.mark}  {note.text}" if note.mark else note.text for note in legend(table)]
-    return "\n".join([*lines, "", *notes]) + "\n"
+            yield _GAP.join("─" * width for width in widths)
 
 
 def segments(entry: Entry) -> Segments:
@@ -42,6 +72,10 @@ def segments(entry: Entry) -> Segments:
     return [*made, (edge(entry) + diverged(entry) + (f" ({count})" if count else ""), "")]
 
 
+def _widths(grid: Sequence[Sequence[Segments]]) -> list[int]:
+    return [max(map(_width, column)) for column in zip(*grid, strict=True)]
+
+
 def _width(cell: Segments) -> int:
     return sum(len(piece) for piece, _ in cell)
 
@@ -50,3 +84,9 @@ def _painted(cell: Segments, colour: bool) -> str:
     return "".join(
         f"\x1b[{code}m{piece}\x1b[0m" if colour and code else piece for piece, code in cell
     )
+
+
+def _wrapped(note: str, width: int | None) -> list[str]:
+    if width is None:
+        return [note]
+    return textwrap.wrap(note, width, subsequent_indent=_GAP, break_long_words=False)
