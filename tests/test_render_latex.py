@@ -95,6 +95,20 @@ def test_tables_compile_in_a_paper_of_any_class(tmp_path: Path) -> None:
         )
 
 
+@NEEDS_LATEX
+def test_a_paper_says_which_environment_its_tables_are(tmp_path: Path) -> None:
+    (tmp_path / "tables.tex").write_text(render.render(full()[:1], "latex"))
+    compiled(
+        tmp_path,
+        r"\documentclass[twocolumn]{article}\usepackage{booktabs,graphicx,xcolor}"
+        r"\newcommand{\orchtable}{table*}\definecolor{orchgain}{gray}{0.1}"
+        r"\begin{document}\input{tables}Text.\end{document}",
+    )
+
+    text = (tmp_path / "out.log").read_text(errors="replace")
+    assert "Overfull" not in text
+
+
 def test_what_a_paper_must_load_stands_at_the_top() -> None:
     first = render.render([table(cell("sgd", 70.0))], "latex").splitlines()[0]
 

@@ -6,6 +6,8 @@ import re
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from conftest import ROOT
 from db.errors import ReportError
@@ -86,6 +88,54 @@ def test_bold_is_decided_within_a_model_and_a_column() -> None:
         ("vit", "sgd", AVERAGE),
         ("bit", "sgd", "living17"),
     }
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(0, 100, allow_nan=False),
+            st.none() | st.floats(0, 20),
+            st.integers(4, 6),
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_what_is_bold_is_exactly_what_is_near_the_best_of_the_complete(
+    drawn: list[tuple[float, float | None, int]],
+) -> None:
+    cells = [
+        cell(f"m{place}", value, ci90=interval, n=n)
+        for place, (value, interval, n) in enumerate(drawn)
+    ]
+    found = bold(*cells)
+
+    whole = [c for c in cells if c.n == 6]
+    assert bool(found) == bool(whole)
+    best = max(whole, key=lambda c: c.value or 0.0, default=None)
+    for one in cells:
+        if one not in whole:
+            assert one.method not in found
+            continue
+        assert best is not None
+        intervals = [c.ci90 for c in (one, best) if c.ci90 is not None]
+        slack = max([*intervals, *([0.2] if len(intervals) < 2 else [])])
+        away = abs((one.value or 0.0) - (best.value or 0.0)) - slack
+        if abs(away) > 1e-6:
+            assert (one.method in found) == (away < 0)
+
+
+@given(st.floats(0, 100), st.floats(0, 100))
+def test_a_delta_added_to_the_printed_baseline_is_the_printed_value(
+    value: float, baseline: float
+) -> None:
+    found = entries(table(cell("sgd", baseline), cell("adamw", value)))
+    one, base = found["vit", "adamw", "living17"], found["vit", "sgd", "living17"]
+
+    assert one.delta is not None
+    assert f"{float(base.shown) + one.delta:.1f}" == one.shown
+    assert one.shown_delta.startswith("-") == (math.copysign(1, one.delta) < 0)
+    assert one.tone.endswith("loss") == (value < baseline)
 
 
 # Partial and missing

@@ -32,6 +32,7 @@ _HEAD = r"""% Made by orch. In a paper: \usepackage{booktabs,graphicx,xcolor}, a
   \usepackage{booktabs,graphicx,xcolor}\pagestyle{empty}
   \expandafter\def\csname orchalone\endcsname{\end{document}}\begin{document}
 \fi
+\providecommand{\orchtable}{table}%
 """
 COLOURS = {
     "gain": "05691F", "slight gain": "2F8A4A", "slight loss": "C2483D", "loss": "9B0F0F",
@@ -50,7 +51,10 @@ def document(tables: Sequence[Table]) -> str:
 
 
 def fragment(table: Table) -> str:
-    """One `table` environment; a tabular wider than the line is scaled down to it."""
+    """One `table` environment, or what the paper calls `orchtable`.
+
+    A tabular wider than the line is scaled down to it.
+    """
     declared = table.declared
     label = f"paper-{declared.published}" if declared.published else declared.name
     label = re.sub(r"[^A-Za-z0-9.-]", "-", label)
@@ -59,7 +63,7 @@ def fragment(table: Table) -> str:
     notes = "\n".join(rf"  {_note(note)}\par" for note in legend(table))
     columns = "l" * len(table.heads) + "c" * len(table.columns)
     body = "\n".join(f"    {line}" for line in _lines(table))
-    return rf"""\begin{{table}}[htbp]
+    return rf"""\begin{{\orchtable}}[htbp]
   \centering
   \caption{{{title}}}\label{{tab:{label}}}\par\smallskip
   \sbox0{{\small\begin{{tabular}}{{{columns}}}
@@ -69,7 +73,7 @@ def fragment(table: Table) -> str:
   \par\smallskip\begingroup\footnotesize\raggedright
 {notes}
   \endgroup
-\end{{table}}
+\end{{\orchtable}}
 """
 
 
