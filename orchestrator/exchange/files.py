@@ -59,17 +59,20 @@ def opened(path: Path) -> Iterator[Table]:
     """
     try:
         with path.open("rb") as binary:
-            parquet = binary.peek(len(MAGIC)).startswith(MAGIC)
-            yield (_parquet if parquet else _csv)(binary, path)
+            if binary.peek(len(MAGIC)).startswith(MAGIC):
+                yield _parquet(binary, path)
+                return
+            with io.TextIOWrapper(binary, "utf-8-sig", newline="") as text:
+                yield _csv(text, binary, path)
     except OSError as error:
         raise EnvironmentProblem(
             f"{path} cannot be read ({error.strerror or error}); name another file."
         ) from error
 
 
-def _csv(binary: IO[bytes], path: Path) -> Table:
+def _csv(text: IO[str], binary: IO[bytes], path: Path) -> Table:
     csv.field_size_limit(LONGEST_FIELD)
-    lines = _lines(binary, path)
+    lines = _lines(text, path)
     head = next(lines, "")
     delimiter = max(",;\t", key=head.count)
     reader = csv.reader(itertools.chain([head], lines), delimiter=delimiter, strict=True)
@@ -88,10 +91,9 @@ def _csv(binary: IO[bytes], path: Path) -> Table:
     return Table(str(path), header, numbered, "line", delimiter == ";", binary)
 
 
-def _lines(binary: IO[bytes], path: Path) -> Iterator[str]:
-    """Lines with their ends, whichever they are, without the mark that spreadsheets begin with."""
+def _lines(text: IO[str], path: Path) -> Iterator[str]:
     try:
-        yield from io.TextIOWrapper(binary, "utf-8-sig", newline="")
+        yield from text
     except UnicodeDecodeError as error:
         raise SpecError(
             f"{path} is neither Parquet nor UTF-8 text ({error.reason}); save it as CSV UTF-8."
