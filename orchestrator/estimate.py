@@ -35,6 +35,26 @@ GIGA_MACS: Mapping[str, float] = {
     "tiny_vit": 0.001385,
     "tiny_bit": 0.000941,
 }
+# Features that enter each model's head; a test counts them, too.
+WIDTHS: Mapping[str, int] = {
+    "clip_vit_b16": 512,
+    "clip_vit_l14": 768,
+    "vit_b16_in21k": 768,
+    "dino_vit_b16": 768,
+    "convnext_b_in22k": 1024,
+    "bit_r50_in21k": 2048,
+    "bit_r101_in21k": 2048,
+    "clip_vit_h14": 1024,
+    "bit_r50_sgd": 2048,
+    "bit_r50_adamw": 2048,
+    "bit_r50_patchify_sgd": 2048,
+    "bit_r50_patchify_adamw": 2048,
+    "tiny_vit": 64,
+    "tiny_bit": 128,
+}
+SOME_FEATURES = 768
+PATH_ITERATIONS = 1000
+"""Of the solver, in all fits of a linear probe: what paths over made-up features took, about."""
 # Of datasets whose declaration names no count: those that code draws, and the miniatures as
 # `orch data make-mini` writes them unless told otherwise.
 IMAGES: Mapping[str, Mapping[str, int]] = {
@@ -114,12 +134,23 @@ def _nearness(setting: Setting) -> tuple[tuple[str, ...], ...]:
 def flops(setting: Setting) -> float:
     """Floating-point operations of a run: two for each multiply-add."""
     counts = _images(setting)
+    if setting.kind == "linear_probe":
+        return _probe_flops(setting, counts)
     train = TRAINING_PASSES * counts.get("train", SOME_IMAGES) * setting.epochs
     always = sum(counts.get(split, SOME_IMAGES) for split in setting.evaluate)
     sometimes = sum(counts.get(split, SOME_IMAGES) for split in setting.evaluate_on_improvement)
     # The selection score improves in about half of the epochs, the earlier ones.
     evaluated = always * (setting.epochs + 1) + sometimes * (setting.epochs + 1) / 2
     return 2e9 * _giga_macs(setting.model, setting.dataset) * (train + evaluated)
+
+
+def _probe_flops(setting: Setting, counts: Mapping[str, int]) -> float:
+    """Every image once through the model; the loss and gradient of the head in each iteration."""
+    extraction = 2e9 * _giga_macs(setting.model, setting.dataset) * sum(counts.values())
+    classes = DATASETS[setting.dataset].classes if setting.dataset in DATASETS else 2
+    outputs = 1 if classes == 2 else classes
+    iteration = 4.0 * counts["train"] * WIDTHS.get(setting.model, SOME_FEATURES) * outputs
+    return extraction + PATH_ITERATIONS * iteration
 
 
 @lru_cache
@@ -167,11 +198,22 @@ def weights_bytes(run: Run) -> int:
     return BYTES * entry.parameters if entry else 0
 
 
+def features_bytes(run: Run) -> int:
+    """What the features of a linear probe take on disk, in bytes; they stay. Of other runs 0."""
+    if run.kind != "linear_probe":
+        return 0
+    rows = sum(_images(Setting.of(run)).values())
+    return BYTES * rows * WIDTHS.get(run.model, SOME_FEATURES)
+
+
 def checkpoint_bytes(run: Run) -> int:
     """Most bytes that the checkpoints of a run take on disk while it trains.
 
-    Weights and optimizer states; twice, as a new checkpoint is written before the old one goes.
+    Weights and optimizer states; twice, as a new checkpoint is written before the old one goes. Of
+    a linear probe the parts of its features, until they are put together.
     """
+    if run.kind == "linear_probe":
+        return features_bytes(run)
     method = METHODS.get(run.method)
     states = method.states if method else 0
     return 2 * (1 + states) * weights_bytes(run)

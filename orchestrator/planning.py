@@ -14,7 +14,14 @@ from typing import Any
 
 from db.errors import StoreMissing
 from db.records import FINAL_STATES, Run, State, StoredRun
-from orchestrator.estimate import Estimate, Setting, checkpoint_bytes, flops, weights_bytes
+from orchestrator.estimate import (
+    Estimate,
+    Setting,
+    checkpoint_bytes,
+    features_bytes,
+    flops,
+    weights_bytes,
+)
 from orchestrator.sweep import Planned
 from worker.data import DATASETS, MINIATURE
 
@@ -41,6 +48,8 @@ class Effort:
     """Most that the checkpoints of one run take while it trains."""
     kept_bytes: int
     """What the runs leave for good: kept weights, and those that others start from."""
+    features_bytes: int = 0
+    """The features of linear probes, which stay, too."""
 
     def __str__(self) -> str:
         hours = {"GPU-hours": self.gpu_hours, "CPU-hours": self.cpu_hours}
@@ -48,7 +57,9 @@ class Effort:
         time = f"about {' and '.join(known)}, by this store's timings"
         if not known:
             time = f"{_number(self.flops / PETA)} PFLOPs; no run was timed yet"
-        kept = f", {_size(self.kept_bytes)} of weights stay" if self.kept_bytes else ""
+        sizes = {"weights": self.kept_bytes, "features": self.features_bytes}
+        stays = " and ".join(f"{_size(size)} of {what}" for what, size in sizes.items() if size)
+        kept = f", {stays} stay" if stays else ""
         disk = f"up to {_size(self.checkpoint_bytes)} of checkpoints a run in training{kept}"
         return f"left: {time}; {disk}"
 
@@ -107,6 +118,7 @@ class Plan:
             cpu_hours=math.fsum(cpu) / HOUR if timed else None,
             checkpoint_bytes=max((checkpoint_bytes(p.run) for p in left), default=0),
             kept_bytes=sum(weights_bytes(p.run) for p in left if p.leaves_weights),
+            features_bytes=sum(features_bytes(p.run) for p in left),
         )
 
     def _cpu_seconds(self, planned: Planned) -> float:
@@ -119,7 +131,8 @@ class Plan:
             "sweep": self.name,
             "runs": len(self.requested),
             "cells": len(self.cells()),
-            "pretraining": len(self.needed),
+            "pretraining": sum(run.kind == "pretrain" for run in self.needed),
+            "probes": sum(run.kind == "linear_probe" for run in self.needed),
             "to_do": len(self.to_do()),
             "states": self.count(self.requested),
             "left": dataclasses.asdict(self.left()),

@@ -20,7 +20,16 @@ from db.store import Store
 from orchestrator import durations
 from orchestrator import sweep as sweeps
 from orchestrator.cli import main
-from orchestrator.estimate import GIGA_MACS, IMAGES, Estimate, Setting, checkpoint_bytes, flops
+from orchestrator.estimate import (
+    GIGA_MACS,
+    IMAGES,
+    WIDTHS,
+    Estimate,
+    Setting,
+    checkpoint_bytes,
+    features_bytes,
+    flops,
+)
 from orchestrator.planning import HOUR, Plan
 from orchestrator.spec import Resources
 from orchestrator.sweep import Planned
@@ -28,6 +37,7 @@ from worker.catalog import resolve
 from worker.data import DATASETS
 from worker.data.images import Loaded
 from worker.events import Epoch
+from worker.head import layer_of, width_of
 from worker.models import MODELS
 from worker.models.weights import new_model
 
@@ -62,7 +72,25 @@ def test_the_arithmetic_of_a_model_is_what_torch_counts(model: str) -> None:
 
 
 def test_every_declared_model_was_counted() -> None:
-    assert set(DECLARED) == set(GIGA_MACS)
+    assert set(DECLARED) == set(GIGA_MACS) == set(WIDTHS)
+
+
+@pytest.mark.parametrize("model", DECLARED)
+def test_the_width_of_a_models_features_is_its_heads(model: str) -> None:
+    with torch.device("meta"):
+        built = new_model(MODELS[model], 10)
+    assert width_of(layer_of(built, MODELS[model])) == WIDTHS[model]
+
+
+def test_a_linear_probe_shows_its_model_every_image_once() -> None:
+    """And no epoch again: its fits cost little, at this size a hundredth."""
+    splits = ("id", "ood")
+    probe = ours(kind="linear_probe", method="linear_probe", epochs=50, evaluate=splits)
+    images = sum(DATASETS["waterbirds"].images.values())
+    passes = 2e9 * GIGA_MACS["bit_r50_in21k"] * images
+    assert passes < cost(probe) < 1.01 * passes
+    assert features_bytes(probe) == 4 * 2048 * images == checkpoint_bytes(probe)
+    assert features_bytes(ours()) == 0
 
 
 @pytest.mark.parametrize("dataset", sorted(IMAGES))

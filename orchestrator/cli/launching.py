@@ -160,7 +160,10 @@ def _chosen(
 
 
 def _summary(found: Plan) -> str:
-    extra = f", and {plural(len(found.needed), 'pretraining run')}" if found.needed else ""
+    needed = Counter(run.kind for run in found.needed)
+    nouns = {"pretrain": "pretraining run", "linear_probe": "linear probe"}
+    named = [plural(needed[kind], noun) for kind, noun in nouns.items() if needed[kind]]
+    extra = f", and {' and '.join(named)}" if named else ""
     counts = ", ".join(f"{n:,} {state}" for state, n in found.count(found.requested).items())
     cells = plural(len(found.cells()), "cell")
     return f"{found.name}: {plural(len(found.requested), 'run')} in {cells}{extra} ({counts})"
