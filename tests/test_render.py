@@ -22,7 +22,7 @@ COLUMNS = [
     "table", "model", "method", "dataset", "metric", "value", "shown", "ci90", "delta", "bold",
     "learning_rate", "n", "expected", "edge",
 ]  # fmt: skip
-MORE = ["split", "select", "number", "seeds", "diverged", "hyperparameters"]
+MORE = ["measure", "select", "number", "seeds", "diverged", "hyperparameters"]
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_csv_has_the_promised_columns_and_one_row_a_cell(rich: Table) -> None:
         "model": "vit",
         "method": "adamw",
         "dataset": "living17",
-        "metric": "accuracy",
+        "metric": "ood",
         "value": "75.25",
         "shown": "75.2",
         "ci90": "0.45",
@@ -157,7 +157,7 @@ def test_csv_has_the_promised_columns_and_one_row_a_cell(rich: Table) -> None:
         "n": "6",
         "expected": "6",
         "edge": "high",
-        "split": "ood",
+        "measure": "accuracy",
         "select": "id_val",
         "number": "",
         "seeds": "1",

@@ -13,8 +13,9 @@ LONG = (
     "table", "model", "method", "dataset", "metric", "value", "shown", "ci90", "delta", "bold",
     "learning_rate", "n", "expected", "edge",
 )  # fmt: skip
-MORE = ("split", "select", "number", "seeds", "diverged", "hyperparameters")
-"""What stands after the columns that every version has."""
+MORE = ("measure", "select", "number", "seeds", "diverged", "hyperparameters")
+"""What stands after the columns that every version has; `metric` is the split, as in the published
+figures (`id`, `ood`, …), `measure` what was measured on it (`worst_group_accuracy`, …)."""
 
 
 def rows(table: Table) -> Iterator[dict[str, object]]:
@@ -27,9 +28,9 @@ def rows(table: Table) -> Iterator[dict[str, object]]:
 def _row(table: Table, entry: Entry) -> dict[str, object]:
     cell = entry.cell
     values = (
-        table.declared.name, entry.model, entry.method, entry.column, cell.metric, cell.value,
+        table.declared.name, entry.model, entry.method, entry.column, entry.split, cell.value,
         entry.shown, cell.ci90, entry.delta, entry.bold, cell.learning_rate, cell.n, cell.expected,
-        cell.edge, entry.split, table.rule, table.declared.published, cell.seeds, cell.diverged,
+        cell.edge, cell.metric, table.rule, table.declared.published, cell.seeds, cell.diverged,
         cell.hyperparameters,
     )  # fmt: skip
     return dict(zip((*LONG, *MORE), values, strict=True))
