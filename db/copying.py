@@ -234,7 +234,8 @@ class _Batch:
             for key, *values in self.reading.execute(query, {"keys": taken}):
                 if table is EPOCHS:
                     place = columns.index("attempt") - 1
-                    values[place] = numbers[key, values[place]]
+                    # What was imported was measured by none of the store's attempts: 0.
+                    values[place] = numbers[key, values[place]] if values[place] else 0
                 rows.append((self.keys[key][1], *values))
             insert_all(self.writing, table, columns, rows)
         kept = ("state", "data_fingerprint", "weights_sha256")

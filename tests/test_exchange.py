@@ -215,6 +215,7 @@ def test_a_round_trip_loses_nothing(
 ) -> None:
     source, target = fresh(), fresh()
     fill(source, made)
+    source.extend("first", [dataclasses.replace(made[0][0], learning_rate=11.0)])
     for times in (False, True):
         export(source, tmp_path / f"source-{times}.{ending}", times=times)
 
