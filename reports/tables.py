@@ -176,15 +176,18 @@ def _shown(
 ) -> list[str]:
     """The datasets of the rows, but for those of whose finished runs none has such a split."""
     lacking: dict[str, bool] = {}
+    reasons: set[str] = set()
     for split in declared.splits:
         for (model, dataset, method), cell in cells[split].items():
             if (model, method) in rows:
                 empty = cell.value is None and not cell.partial
                 lacking[dataset] = lacking.get(dataset, True) and empty
+                reasons.add(cell.reason)
     shown = [dataset for dataset, lacks in lacking.items() if not lacks]
     if lacking and not shown:
+        none = f"no finished run has a value of the split {' or '.join(declared.splits)}"
         raise NoRuns(
-            f"no finished run has a value of the split {' or '.join(declared.splits)}: "
+            f"{(len(reasons) == 1 and reasons.pop()) or none}: "
             "`evaluate:` in the sweep file says which splits its runs evaluate."
         )
     return _ordered(shown, labels.datasets)
