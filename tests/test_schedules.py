@@ -188,13 +188,25 @@ def test_every_group_gets_its_first_gradient_whole(epochs: int) -> None:
     assert sum(sizes) == len(names) - 3, "all but conv1 and ln_pre"
 
 
-def test_the_rows_of_a_run_tell_its_rates(tmp_path: Path) -> None:
+def test_a_run_thaws_epoch_by_epoch_and_its_rows_tell_the_rates(tmp_path: Path) -> None:
     run = gradual(epochs=3, learning_rate=1e-3, images_per_split=64)
-    context = worker.Context(data=Path("unused"), runs=tmp_path)
-    (event,) = [e for e in worker.run(run, context) if isinstance(e, worker.Finished)]
-    rates = [record.learning_rate for record in event.history]
-    assert rates == pytest.approx([1e-3, *(1e-3 * math.exp(3.73 * p) for p in (1, 0.5, 0))])
-    assert all(math.isfinite(r.train_loss or 0) for r in event.history)
+    settle(run.seed, 1)
+    before = {
+        n: p.detach().clone() for n, p in new_model(MODELS["tiny_vit"], 10).named_parameters()
+    }
+    moved: list[set[str]] = []
+    rates: list[float] = []
+    for event in worker.run(run, worker.Context(data=Path("unused"), runs=tmp_path)):
+        if isinstance(event, worker.Epoch):
+            rates.append(event.record.learning_rate)
+            if event.record.epoch > 0:
+                (path,) = (tmp_path / run.id).glob("checkpoint-*.pt")
+                now = torch.load(path, weights_only=True)["model"]
+                moved.append({n for n in before if not torch.equal(now[n], before[n])})
+                before = {n: now[n] for n in before}
+    assert rates == pytest.approx([1e-3, *(1e-3 * math.exp(3.73 * left) for left in (1, 0.5, 0))])
+    expected = [moving(on_meta("tiny_vit"), run, epoch) for epoch in (1, 2, 3)]
+    assert moved == expected
 
 
 def test_schedules_are_named_once() -> None:
