@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import studies
 from browser import CHROMIUM, Tab, browser
-from conftest import a_run
+from conftest import ROOT, a_run
 from db.errors import EnvironmentProblem, ReportError
 from db.records import State
 from db.store import Store
@@ -418,3 +418,24 @@ def test_dark_and_light_follow_the_reader(tab: Tab, written: Path) -> None:
     assert light_paper == "rgb(255, 255, 255)"
     assert dark_paper != light_paper
     assert dark_ink != light_ink
+
+
+# The guide
+
+
+GUIDE = (ROOT / "docs" / "figures.md").read_text(encoding="utf-8")
+
+
+def test_the_guide_names_every_figure() -> None:
+    named = re.findall(r"^\| `([a-z-]+)` \|", GUIDE, re.MULTILINE)
+    assert named == [*figures.FIGURES]
+
+
+def test_the_guides_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    studies.fill(str(tmp_path / "orch.db"), [a_run()], name="demo").engine.dispose()
+    code = re.search(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+    assert code
+    monkeypatch.chdir(tmp_path)
+    exec(code[1], {})
+    assert (tmp_path / "summary.pdf").exists()
+    assert (tmp_path / "report" / "index.html").exists()

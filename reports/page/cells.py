@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,26 +14,32 @@ from markupsafe import Markup
 
 from db.engines import among
 from db.reading import ATTEMPTS, RUNS
-from db.records import StoredRun
-from reports.figures.series import OOD_SPLIT, curve_panels, rate_panels, shared_limits
+from db.records import RunBrief, StoredRun
+from reports.figures.series import OOD_SPLIT, SHOWN, curve_panels, rate_panels, shared_limits
 from reports.figures.sheets import ordered
 from reports.figures.style import spell_rate
 from reports.page import pictures
-from reports.select import SELECTION_SPLIT, Cell, Key
-from reports.study import RunScore, Study
+from reports.select import Cell, Key, best_epochs
+from reports.study import Point, Study
 from reports.tables import Labels
+
+NOTHING = "–"
 
 
 @dataclass(frozen=True)
 class RunView:
     """One row of a cell's runs."""
 
-    score: RunScore
+    run: RunBrief
     rate: str
     tuned: str
     epoch: str
     numbers: tuple[str, ...]
     """ID and OOD at the epoch that counts, then at the last."""
+    chosen: bool
+    """Whether its rate stands for the cell."""
+    waits: bool
+    """Whether it has a score, but its rate cannot be chosen for want of other seeds."""
     note: str
     """Why it has no number, where it has none."""
 
@@ -122,21 +129,22 @@ class Cells:
         """Cells of one model; the pictures of a dataset share their axis."""
         rate_axes = shared_limits({key: self._rates[key] for key in keys})
         curve_axes = shared_limits({key: self._curves[key] for key in keys})
+        runs = self._runs(keys)
         return {
             key: self._view(
                 key,
                 pictures.rates(self._rates[key], f"r-{self._ids[key]}", rate_axes.get(key[1])),
                 pictures.curves(self._curves[key], f"k-{self._ids[key]}", curve_axes.get(key[1])),
+                runs[key],
             )
             for key in keys
         }
 
-    def _view(self, key: Key, rates: Markup, curves: Markup) -> CellView:
+    def _view(self, key: Key, rates: Markup, curves: Markup, runs: tuple[RunView, ...]) -> CellView:
         model, dataset, method = key
         labels, study = self._labels, self._study
         cell = self._rates[key].cell
-        scores = study.scores(key, (SELECTION_SPLIT, OOD_SPLIT))
-        sweep = f" --sweep {study.sweep}" if study.sweep else ""
+        sweep = f" --sweep {shlex.quote(study.sweep)}" if study.sweep else ""
         return CellView(
             self._ids[key],
             cell,
@@ -148,11 +156,68 @@ class Cells:
             _said(cell, self._outside[key]),
             rates,
             curves,
-            tuple(_run(score, self._stored[score.run.id]) for score in scores),
-            any(score.run.hyperparameters != "{}" for score in scores),
-            tuple(_origin(scores, self._stored, self._commits)),
-            f"orch explain {' '.join(key)}{sweep}",
+            runs,
+            any(view.tuned for view in runs),
+            tuple(self._origin(runs)),
+            f"orch explain {shlex.join(key)}{sweep}",
         )
+
+    def _runs(self, keys: Sequence[Key]) -> dict[Key, tuple[RunView, ...]]:
+        """The rows of some cells, read together: `Study.scores` asks the store once a cell."""
+        study = self._study
+        wanted = [run.key for key in keys for run in study.members[key]]
+        best = {b.run_key: b.epoch for b in best_epochs(study.reader, wanted, study.rule)}
+        histories = study.curves(wanted, SHOWN)
+        return {
+            key: tuple(self._row(run, key, best, histories[run.key]) for run in _in_order(runs))
+            for key, runs in ((key, study.members[key]) for key in keys)
+        }
+
+    def _row(
+        self, run: RunBrief, key: Key, best: Mapping[int, int], history: Sequence[Point]
+    ) -> RunView:
+        at = {epoch: values for epoch, values, _ in history if epoch}
+        epoch = best.get(run.key)
+        rate = run.learning_rate, run.hyperparameters
+        missing = any(
+            other.key not in best
+            for other in self._study.members[key]
+            if (other.learning_rate, other.hyperparameters) == rate
+        )
+        return RunView(
+            run,
+            spell_rate(run.learning_rate),
+            _tuned(run.hyperparameters),
+            NOTHING if epoch is None else f"{epoch} of {run.epochs}",
+            tuple(
+                f"{values[split]:.1f}" if split in values else NOTHING
+                for values in (at.get(epoch or 0, {}), at[max(at)] if at else {})
+                for split in SHOWN
+            ),
+            run.id in self._rates[key].cell.runs,
+            epoch is not None and missing and not self._study.partial,
+            why(self._stored[run.id]),
+        )
+
+    def _origin(self, runs: Sequence[RunView]) -> Iterator[tuple[str, str]]:
+        """Where the numbers come from; what differs among the runs with how many have it."""
+        columns = {
+            "numbers": [self._stored[view.run.id].run.source for view in runs],
+            "commit": [self._commits.get(view.run.key, "") for view in runs],
+            "weights": [(view.run.weights_sha256 or "")[:12] for view in runs],
+            "data": [(view.run.data_fingerprint or "")[:24] for view in runs],
+        }
+        for what, values in columns.items():
+            counts = Counter(value for value in values if value)
+            if len(counts) == 1:
+                yield what, next(iter(counts))
+            elif counts:
+                told = (f"{value} ({count} runs)" for value, count in counts.most_common())
+                yield what, ", ".join(told)
+
+
+def _in_order(runs: Sequence[RunBrief]) -> list[RunBrief]:
+    return sorted(runs, key=lambda run: (run.learning_rate, run.hyperparameters, run.seed))
 
 
 def _said(cell: Cell, outside: Cell) -> str:
@@ -181,54 +246,11 @@ def _tuned(hyperparameters: str) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in json.loads(hyperparameters).items())
 
 
-def _run(score: RunScore, stored: StoredRun) -> RunView:
-    run = score.run
-
-    def number(values: Mapping[str, float], split: str) -> str:
-        return f"{values[split]:.1f}" if split in values else "–"
-
-    return RunView(
-        score,
-        spell_rate(run.learning_rate),
-        _tuned(run.hyperparameters),
-        "–" if score.best_epoch is None else f"{score.best_epoch} of {run.epochs}",
-        tuple(
-            number(values, split)
-            for values in (score.values, score.last)
-            for split in (SELECTION_SPLIT, OOD_SPLIT)
-        ),
-        why(stored),
-    )
-
-
 def why(stored: StoredRun) -> str:
     """What became of a run that is not simply done."""
     if stored.state == "voided":
         return stored.void_reason or ""
     return (stored.error or "").strip() if stored.state in ("failed", "diverged") else ""
-
-
-def _origin(
-    scores: Sequence[RunScore], stored: Mapping[str, StoredRun], commits: Mapping[int, str]
-) -> Iterator[tuple[str, str]]:
-    """Where the numbers come from; what differs among the runs with how many have it."""
-    columns = {
-        "numbers": [stored[s.run.id].run.source for s in scores],
-        "commit": [commits.get(s.run.key, "") for s in scores],
-        "weights": [(s.run.weights_sha256 or "")[:12] for s in scores],
-        "data": [(s.run.data_fingerprint or "")[:24] for s in scores],
-    }
-    for what, values in columns.items():
-        counts = Counter(value for value in values if value)
-        if counts:
-            several = len(counts) > 1
-            yield (
-                what,
-                ", ".join(
-                    f"{value} ({count} run{'s' * (count > 1)})" if several else value
-                    for value, count in counts.most_common()
-                ),
-            )
 
 
 def _commits(study: Study) -> dict[int, str]:
