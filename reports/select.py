@@ -343,15 +343,17 @@ _LARGEST = 1.7976931348623157e308
 def selection(keys: list[int], rule: Rule, *, partial: bool = False) -> sa.Select[Any]:
     """The selection as one statement: the runs of each cell's chosen rate that have a score.
 
-    1. `scored`: each run that is asked about, its epochs ranked by the rule, where it is final.
-    2. `best`: each run, with its epoch and score where it has one.
+    1. `scored`: the epochs of each run that is asked about, where it is final, beside what the
+       rule makes the most of in that run.
+    2. `first`: the first epoch that has it. `best`: that of each run, none where it has no score.
     3. `rates`: beside each run the mean over its rate's seeds, and how many of them have a score.
     4. `ranked`: the rates of a cell by that mean, where every seed it was asked for has a score.
     5. The runs of the best rate, with how many rates competed.
 
-    Two million epochs pass through the first step, so it carries three columns; and no step is
-    joined with another by anything but the key of a run that drives the join, which both planners
-    get right whatever they guess of a list's length.
+    Two million epochs may pass through the first step, so it carries few columns and, as the key
+    of the metrics begins with the run, sorts nothing. No step is joined with another but by the
+    key of a run, from the step that has few of them: both planners get that right, whatever they
+    guess of a list's length.
     """
     ranked = _ranked(_rates(_best(keys, rule)), partial=partial)
     cell = [ranked.c[name] for name in CELL]
@@ -368,16 +370,14 @@ def selection(keys: list[int], rule: Rule, *, partial: bool = False) -> sa.Selec
 
 def _best(keys: list[int], rule: Rule) -> sa.CTE:
     """Every run that is asked about, with the epoch that stands for it."""
-    best_first = (METRICS.c.value.desc(), METRICS.c.epoch)
-    last_first = (METRICS.c.epoch.desc(),)
+    most = METRICS.c.epoch if rule == "last" else METRICS.c.value
     scored = (
         sa.select(
             RUNS.c.key.label("run_key"),
             METRICS.c.epoch,
             METRICS.c.value.label("score"),
-            sa.func.row_number()
-            .over(partition_by=RUNS.c.key, order_by=last_first if rule == "last" else best_first)
-            .label("place"),
+            most.label("own"),
+            sa.func.max(most).over(partition_by=RUNS.c.key).label("most"),
         )
         .outerjoin(
             METRICS,
@@ -392,11 +392,16 @@ def _best(keys: list[int], rule: Rule) -> sa.CTE:
         .where(among(RUNS.c.key, "keys", keys))
         .cte("scored")
     )
+    first = (
+        sa.select(scored.c.run_key, sa.func.min(scored.c.epoch).label("epoch"), scored.c.score)
+        .where((scored.c.own == scored.c.most) | scored.c.most.is_(None))
+        .group_by(scored.c.run_key, scored.c.score)
+        .cte("first")
+    )
     columns = [RUNS.c[name] for name in ("key", *CELL, *_RATE, "seed")]
     return (
-        sa.select(*columns, scored.c.epoch, scored.c.score)
-        .join_from(scored, RUNS, RUNS.c.key == scored.c.run_key)
-        .where(scored.c.place == 1)
+        sa.select(*columns, first.c.epoch, first.c.score)
+        .join_from(first, RUNS, RUNS.c.key == first.c.run_key)
         .cte("best")
     )
 
