@@ -197,7 +197,8 @@ BAD = {
     "name that is a path": Bad(written(name="../s"), "1: name:", "letters, digits"),
     "precision": Bad(written(precision="fp8"), "5: precision:", "'fp32'"),
     "precision as a number": Bad(written(precision="32"), "5: precision:", "'fp32'"),
-    "protocol": Bad(written(protocol="mine"), "5: protocol:", "'paper'"),
+    "protocol": Bad(written(protocol="mine"), "5: protocol:", "'paper' or 'authors'; choose one"),
+    "protocol as a list": Bad(written(protocol="[paper]"), "5: protocol:", "'paper' or 'authors'"),
     "schedule": Bad(written(schedule="cosine"), "5: schedule:", "'cosine_per_epoch'; choose one"),
     "kind": Bad(written(kind="finetun"), "5: kind:", "'finetune' or 'pretrain'; choose one"),
     "no threads": Bad(written(threads="0"), "5: threads:", "give at least 1"),
@@ -372,6 +373,86 @@ BAD = {
         '"clip_vit_b16" has published weights; leave it out',
     ),
     # blocks
+    "hyperparameters of an unknown method": Bad(
+        written(methods="[adam_spd]", hyperparameters="{adam_sdp: {lambda: [1]}}"),
+        "5: hyperparameters.adam_sdp:",
+        'unknown method "adam_sdp"; did you mean "adam_spd"?',
+    ),
+    "hyperparameters of a method that the sweep does not have": Bad(
+        written(hyperparameters="\n  adam_spd:\n    lambda: [1]"),
+        "6: hyperparameters.adam_spd:",
+        "is not one of `methods` (sgd); leave it out",
+    ),
+    "hyperparameters of a method that the block does not have": Bad(
+        BLOCKS + "grids:\n- methods: [adam_spd]\n- methods: [sgd]\n"
+        "  hyperparameters: {adam_spd: {lambda: [1]}}\n",
+        "7: grids[1].hyperparameters.adam_spd:",
+        "is not one of `methods` (sgd)",
+    ),
+    "hyperparameters of a method without any": Bad(
+        written(hyperparameters="{sgd: {momentum: [0.9]}}"),
+        "5: hyperparameters.sgd:",
+        "has no hyperparameters; leave it out",
+    ),
+    "unknown hyperparameter": Bad(
+        written(methods="[adam_spd]", hyperparameters="{adam_spd: {lambada: [1]}}"),
+        "5: hyperparameters.adam_spd.lambada:",
+        'unknown hyperparameter "lambada"; did you mean "lambda"?',
+    ),
+    "hyperparameter twice": Bad(
+        written(methods="[adam_spd]", hyperparameters="{adam_spd: {lambda: [1, 1.0]}}"),
+        "5: hyperparameters.adam_spd.lambda:",
+        "1.0 is listed twice; keep one of them",
+    ),
+    "no values of a hyperparameter": Bad(
+        written(methods="[adam_spd]", hyperparameters="{adam_spd: {lambda: []}}"),
+        "5: hyperparameters.adam_spd.lambda:",
+        "is empty; give at least one value",
+    ),
+    "one value of a hyperparameter without a list": Bad(
+        written(methods="[adam_spd]", hyperparameters="{adam_spd: {lambda: 1}}"),
+        "5: hyperparameters.adam_spd.lambda:",
+        "must be a list such as [0.1, 1], not 1",
+    ),
+    "negative hyperparameter": Bad(
+        written(
+            methods="[adam_spd]", hyperparameters="\n  adam_spd:\n    lambda:\n    - 1\n    - -1"
+        ),
+        "9: hyperparameters.adam_spd.lambda[1]:",
+        "-1 is out of range; give numbers from 0 on",
+    ),
+    "endless hyperparameter": Bad(
+        written(methods="[adam_spd]", hyperparameters="{adam_spd: {lambda: [.inf]}}"),
+        "5: hyperparameters.adam_spd.lambda[0]:",
+        "inf is out of range",
+    ),
+    "word as a hyperparameter": Bad(
+        written(methods="[adam_spd]", hyperparameters="{adam_spd: {lambda: [much]}}"),
+        "5: hyperparameters.adam_spd.lambda[0]:",
+        "'much' is not a number; give numbers from 0 on",
+    ),
+    "values without a name": Bad(
+        written(methods="[adam_spd]", hyperparameters="{adam_spd: [0.1, 1]}"),
+        "5: hyperparameters.adam_spd:",
+        "must be {name: list}, such as {lambda: [0.1, 1]}",
+    ),
+    "hyperparameters as a list": Bad(
+        written(methods="[adam_spd]", hyperparameters="[0.1]"),
+        "5: hyperparameters:",
+        "must be {method: {name: list}}",
+    ),
+    "block by block without blocks": Bad(
+        written(models="[tiny_vit, tiny_bit]", methods="[gradual_unfreezing]"),
+        "4: methods[0]:",
+        'model "tiny_bit" has no transformer blocks',
+    ),
+    "other normalisation": Bad(
+        written(sup_vit_normalization="clip"), "5: sup_vit_normalization:", "'imagenet'"
+    ),
+    "no factor of rates": Bad(
+        written(lp_ft_rate_factor="0"), "5: lp_ft_rate_factor:", "give more than 0"
+    ),
+    "form of L2-SP": Bad(written(l2_sp="mine"), "5: l2_sp:", "'paper' or 'authors'; choose one"),
     "one block without a list": Bad(
         written(grids="{seeds: [0]}"), "5: grids:", "must be a list of blocks, each `field: value`"
     ),
