@@ -1,6 +1,7 @@
 """The page: whole, of one piece, safe, and every number down to its runs, in a real browser too."""
 
 import datetime
+import html
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from click.testing import CliRunner
 
 import studies
 from browser import CHROMIUM, Tab, browser
-from conftest import ROOT, a_run
+from conftest import ROOT, PostgresServer, a_run
 from db.errors import EnvironmentProblem, ReportError
 from db.records import State
 from db.store import Store
@@ -265,6 +266,21 @@ def test_a_study_without_a_result_is_a_page_too(tmp_path: Path, state: State) ->
 def test_the_same_study_gives_the_same_page(odd: str, written: Path, tmp_path: Path) -> None:
     again = page.write(Study(Store.open(odd), studies.NASTY), LABELS, tmp_path, now=NOW)
     assert again.read_bytes() == written.read_bytes()
+
+
+def test_both_engines_give_the_same_page(
+    postgres: PostgresServer, study: Study, written: Path, tmp_path: Path
+) -> None:
+    url = postgres.fresh()
+    store = studies.fill(url, studies.odd_runs(), state=studies.odd_state, name=studies.NASTY)
+    other = page.write(Study(store, studies.NASTY), LABELS, tmp_path, now=NOW)
+    store.engine.dispose()
+    places = [one.place.removeprefix("store ") for one in (study.reader, store)]
+    pages = [path.read_text(encoding="utf-8") for path in (written, other)]
+    ours, theirs = (
+        text.replace(html.escape(place), "") for text, place in zip(pages, places, strict=True)
+    )
+    assert ours == theirs
 
 
 def test_a_page_that_cannot_be_made_leaves_the_old_one(study: Study, tmp_path: Path) -> None:

@@ -59,8 +59,8 @@ FIGURES: dict[str, DeclaredFigure] = {
         DeclaredFigure(
             "learning-rate",
             "Accuracy against learning rate",
-            "Mean over seeds of ID and OOD accuracy at each run's best epoch, a panel a cell, a "
-            "page a model; whiskers are 90% intervals over seeds.",
+            "Mean over seeds of ID and OOD accuracy at the epoch that counts of each run, a panel "
+            "a cell, a page a model; whiskers are 90% intervals over seeds.",
             "learning_rate",
         ),
         DeclaredFigure(

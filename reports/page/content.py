@@ -168,7 +168,7 @@ def _tables(
             absent.append(Absent(one.name, one.heading, "none of its cells has a number yet."))
             continue
         html = Markup(render.html.fragment(table, link))
-        shown.append(TableView(f"table-{place}", render.heading(table), html))
+        shown.append(TableView(f"table-{place}", one.heading, html))
     return shown, absent
 
 
