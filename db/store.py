@@ -12,7 +12,8 @@ The contract, without SQL, the same on SQLite and PostgreSQL:
   is given again; an attempt that ended as the message says changes nothing.
 - An epoch is kept once. The same values again change nothing; different values mark the attempts
   that wrote the old ones irreproducible and replace the history from there: never two spliced.
-- A run is `done` only with every epoch from 0 to its last.
+- A run is `done` only with every epoch from 0 to its last. Numbers that orch did not measure
+  (`Run.source`) come in by `db.importing` alone, done, with the epochs that they are told of.
 - How an attempt ended survives a power cut; its epochs may not, but the worker's checkpoint has
   them, and the next message with a history makes them good.
 - A voided run's numbers are kept, and in no table (`db.operating`).

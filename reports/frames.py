@@ -151,11 +151,15 @@ class Frames:
         `seconds`, and the headline value of each split that was evaluated, NaN where it was not.
         """
         trained = sa.select(*(EPOCHS.c[name] for name in ("run_key", *_EPOCH)))
-        frame = self._long(trained.where(among(EPOCHS.c.run_key, "keys")), [*_EPOCH], ["epoch"])
-        frame = frame.rename(columns={"learning_rate_": "epoch_lr"})
+        names = ["epoch_lr" if name == "learning_rate" else name for name in _EPOCH]
+        frame = self._long(trained.where(among(EPOCHS.c.run_key, "keys")), names, ["epoch"])
+        numbers = {"train_loss": float, "train_accuracy": float}
+        frame = frame.astype(numbers)
         frame["train_accuracy"] *= 100
         headline = self.metrics()
         headline = headline[headline["group"] == ""]
+        if headline.empty:
+            return frame
         wide = headline.pivot_table(
             index=["run_id", "epoch"], columns="split", values="value", aggfunc="first"
         )
@@ -192,18 +196,16 @@ class Frames:
         self, query: sa.Select[Any], names: Sequence[str], order: Sequence[str]
     ) -> pd.DataFrame:
         """Rows of the study's runs that begin with a run's key, with what the run is."""
-        briefs = {run.key: run for run in self.study.runs}
-        about = pd.DataFrame([_about(run) for run in briefs.values()], columns=[*_RUN])
-        about["run_key"] = [*briefs]
+        runs = self.study.runs
         with self.study.reader.read() as connection:
-            rows = connection.execute(query, {"keys": [*briefs]}).all()
-        frame = pd.DataFrame([tuple(row) for row in rows], columns=["run_key", *names])
-        place = {key: i for i, key in enumerate(briefs)}
-        frame["place"] = frame["run_key"].map(place)
+            rows = connection.execute(query, {"keys": [run.key for run in runs]}).all()
+        frame = pd.DataFrame([tuple(row) for row in rows], columns=["place", *names])
+        places = {run.key: place for place, run in enumerate(runs)}
+        frame["place"] = frame["place"].map(places).astype("int64")
         frame = frame.sort_values(["place", *order], ignore_index=True)
-        return about.merge(frame, on="run_key", suffixes=("", "_")).drop(
-            columns=["run_key", "place"]
-        )
+        about = pd.DataFrame([_about(run) for run in runs], columns=[*_RUN])
+        about = about.take(frame.pop("place").to_numpy()).reset_index(drop=True)
+        return pd.concat([about, frame.astype({"epoch": "int64"})], axis=1)
 
 
 _CELL = ("model", "dataset", "method")

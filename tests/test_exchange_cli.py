@@ -63,7 +63,7 @@ def test_from_figures_to_a_table(store: Store, store_url: str, figures: Path) ->
         "4 rows of 2 runs: 2 new, 0 with more numbers or another state, 0 as they were.\n"
         "Read the table with: orch report --sweep figures --table ood\n"
     )
-    assert '"lookahead" is no method that this orch trains' in first.stderr
+    assert "note: no method that this orch trains: lookahead." in first.stderr
     assert said(store_url, "report", "--sweep", "figures").splitlines()[4].split() == [
         "CLIP", "ViT-B/16", "SGD", "25.0", "25.0",
     ]  # fmt: skip

@@ -43,8 +43,8 @@ def read(paths: Sequence[Path]) -> Generator[tuple[int, int], None, Parsed]:
     before, total = 0, sum(map(files.size, paths))
     for path in paths:
         with files.opened(path) as table:
-            for _ in reading.take(table):
-                yield before + table.position(), total
+            for number in reading.take(table):
+                yield before + table.position(number), total
         before += files.size(path)
     return reading.finish()
 
@@ -60,8 +60,8 @@ class _Reading:
         self._epochs: dict[Any, int] = {}
         self._trained: tuple[Any, ...] = ()
 
-    def take(self, table: files.Table) -> Iterator[None]:
-        """Read one file, with a pause now and then."""
+    def take(self, table: files.Table) -> Iterator[int]:
+        """Read one file; yields the number of a row now and then."""
         header = [str(name).strip().lower() for name in table.header]
         self._check_header(table.name, header)
         above = len(self.shared.files) << FILE_BITS
@@ -70,7 +70,7 @@ class _Reading:
         told_of: dict[tuple[Any, ...], Told] = {}
         for number, values in table.rows:
             if number % TOLD_AFTER == 0:
-                yield
+                yield number
             where = above | number
             try:
                 row = row_of.fitted(values)

@@ -16,7 +16,9 @@ from orchestrator.where import CATALOGS
 SOURCE = "import:"
 """How `Run.source` begins, before the sweep's name."""
 NOTES = 5
-"""Runs of one note that are named."""
+"""Runs, or names, that are named in notes."""
+MOST_NAMES = 50
+"""Unknown names that are compared with all known ones."""
 
 
 def check(told: Told, tale: Tale) -> None:
@@ -129,11 +131,16 @@ def _unknown(keys: Sequence[Key]) -> list[str]:
     """Names that this version cannot train: a typo, or results from elsewhere."""
     found = []
     for place, (noun, catalog) in enumerate(CATALOGS.items()):
-        for name in dict.fromkeys(str(key[place]) for key in keys):
-            if name not in catalog:
-                close = difflib.get_close_matches(name, catalog, 1)
-                mean = f'; did you mean "{close[0]}"?' if close else "."
-                found.append(f'"{name}" is no {noun} that this orch trains{mean}')
+        strange = [n for n in dict.fromkeys(str(key[place]) for key in keys) if n not in catalog]
+        like = {name: difflib.get_close_matches(name, catalog, 1) for name in strange[:MOST_NAMES]}
+        found += [
+            f'"{name}" is no {noun} that this orch trains; did you mean "{close[0]}"?'
+            for name, close in like.items()
+            if close
+        ]
+        if others := [name for name in strange if not like.get(name)]:
+            more = f" and {len(others) - NOTES:,} more" if len(others) > NOTES else ""
+            found.append(f"no {noun} that this orch trains: {', '.join(others[:NOTES])}{more}.")
     return found
 
 
