@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -105,7 +106,19 @@ def _line(axes: Axes, points: Sequence[RatePoint], series: Series, *, stands: bo
     if not stands:
         axes.plot(rates, means, ":", color=series.colour, linewidth=0.7, alpha=0.8)
         return
-    axes.plot(rates, means, series.line, color=series.colour, label=series.label)
+    plain = [i for i, p in enumerate(points) if _whole(p) and not p.chosen]
+    look: dict[str, Any] = {"color": series.colour, "markerfacecolor": series.face, "zorder": 3}
+    axes.plot(
+        rates, means, series.line, marker=series.marker, markevery=plain, markersize=3.4,
+        label=series.label, **look,
+    )  # fmt: skip
+    for point, mean in zip(points, means, strict=True):
+        if point.chosen:
+            mark = series.marker if _whole(point) else "x"
+            axes.plot([point.learning_rate], [mean], mark, markersize=5.4, gid="chosen", **look)
+    lacking = [(p.learning_rate, p.mean or 0.0) for p in points if not _whole(p) and not p.chosen]
+    if lacking:
+        axes.plot(*zip(*lacking, strict=True), "x", markersize=3.4, **look)
     spread = [p for p in points if p.ci90 is not None]
     if spread:
         axes.errorbar(
@@ -113,14 +126,11 @@ def _line(axes: Axes, points: Sequence[RatePoint], series: Series, *, stands: bo
             [p.ci90 or 0.0 for p in spread], fmt="none", ecolor=series.colour,
             elinewidth=0.8, capsize=1.8, capthick=0.8,
         )  # fmt: skip
-    for point, mean in zip(points, means, strict=True):
-        whole = point.seeds >= point.seeds_expected
-        axes.plot(
-            [point.learning_rate], [mean], series.marker if whole else "x",
-            color=series.colour, markerfacecolor=series.face,
-            markersize=5.4 if point.chosen else 3.4,
-            markeredgewidth=1.0, zorder=3, gid="chosen" if point.chosen else None,
-        )  # fmt: skip
+
+
+def _whole(point: RatePoint) -> bool:
+    """Whether every seed that was asked for has a value."""
+    return point.seeds >= point.seeds_expected
 
 
 def _legend(panels: Sequence[RatePanel]) -> list[Artist]:
@@ -145,7 +155,7 @@ def _legend(panels: Sequence[RatePanel]) -> list[Artist]:
                     label=f"{word} rate tried",
                 )
             )  # fmt: skip
-    if any(point.seeds < point.seeds_expected for point in points):
+    if not all(map(_whole, points)):
         shown.append(
             Line2D([], [], linestyle="", marker="x", color=MUTED, label="seeds are missing")
         )
