@@ -67,6 +67,8 @@ def learning_rates(value: Any) -> Any:
         raise ValueError("is empty; give a list, `default`, or {method: list}")
     families = {*LEARNING_RATES, *(method.family for method in METHODS.values())}
     for name in value:
+        if name in METHODS and METHODS[name].kind == "linear_probe":
+            raise At("has no learning rate: it tries 50 regularisations; leave it out", name)
         if name not in METHODS and name not in families:
             raise At(f'unknown method "{name}"; {nearest(name, METHODS)}', name)
     return {name: _rates(rates, name) for name, rates in value.items()}

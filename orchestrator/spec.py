@@ -29,7 +29,7 @@ from pydantic_core import ErrorDetails
 from db.errors import SpecError
 from orchestrator import listed, yaml_file
 from orchestrator.listed import At, unique
-from worker.catalog import nearest
+from worker.catalog import nearest, unresolved
 from worker.context import Keep
 from worker.data import DATASETS, Dataset
 from worker.methods import METHODS, Method
@@ -207,8 +207,7 @@ class Block(Strict):
             self._check_size(dataset)
         self._check_methods()
         for method in map(METHODS.__getitem__, self.methods):
-            if method.kind == "finetune":
-                self.rates(method, self.datasets[0])
+            self.rates(method, self.datasets[0])
         return self
 
     def _check_precision(self) -> None:
@@ -234,6 +233,8 @@ class Block(Strict):
 
     def _check_methods(self) -> None:
         for index, method in enumerate(map(METHODS.__getitem__, self.methods)):
+            for wrong in filter(None, map(unresolved, method.references)):
+                raise At(f"{method.id} names {wrong}; mend its plugin", "methods", index)
             for model in map(MODELS.__getitem__, self.models):
                 if (reason := method.refuses(model)) is not None:
                     raise At(reason, "methods", index)
@@ -280,6 +281,8 @@ class Block(Strict):
         The method's factor is in them, but for a list that is meant for it alone.
         """
         given = self.learning_rates
+        if method.kind == "linear_probe":
+            return method.rates
         if isinstance(given, dict) and method.id in given:
             return tuple(given[method.id])
         if given == "default":
