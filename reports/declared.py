@@ -249,8 +249,7 @@ NUMBERED: Mapping[int, Declared] = {
             methods=(*MAIN, "lamb", "lars"),
             baseline=None,
             intervals=True,
-            command="orch launch sweeps/clip.yaml",
-            lacks=NO_FILE,
+            command="orch launch sweeps/clip_ablations.yaml",
         ),
         Declared(
             name="cifar10",
@@ -265,7 +264,6 @@ NUMBERED: Mapping[int, Declared] = {
             intervals=False,
             note="5,000 of the training images chose the epoch and the learning rate.",
             command="orch launch sweeps/cifar10.yaml",
-            lacks=NO_FILE,
         ),
         *_both(
             7,
@@ -274,8 +272,7 @@ NUMBERED: Mapping[int, Declared] = {
             models=SEVEN[:1],
             methods=ABLATIONS,
             baseline=None,
-            command="orch launch sweeps/ablations.yaml",
-            lacks=NO_FILE,
+            command="orch launch sweeps/clip_ablations.yaml",
         ),
         *_both(
             9,
@@ -283,8 +280,7 @@ NUMBERED: Mapping[int, Declared] = {
             "Freezing the stem of ConvNext-Base",
             models=("convnext_b_in22k",),
             methods=(*MAIN[:3], "sgd_freeze_stem"),
-            command="orch launch sweeps/convnext.yaml",
-            lacks=NO_FILE,
+            command="orch launch sweeps/convnext_stem.yaml",
         ),
         *_both(11, "adamw-freeze", "AdamW with freeze-embed", methods=ADAMW_FREEZE, command=GRID),
         *_both(
@@ -294,7 +290,6 @@ NUMBERED: Mapping[int, Declared] = {
             models=PRETRAINED,
             methods=MAIN[:3],
             command="orch launch sweeps/pretraining.yaml",
-            lacks=NO_FILE,
         ),
     )
     if table.number is not None

@@ -152,7 +152,7 @@ def test_a_store_without_runs_or_with_failed_ones_alone(tmp_path: Path) -> None:
     empty = tmp_path / "empty.db"
     Store.open(str(empty), create=True).engine.dispose()
     refused(report(empty), "no run to report on")
-    refused(report(empty, "--table", "7"), "sweeps/ablations.yaml")
+    refused(report(empty, "--table", "7"), "sweeps/clip_ablations.yaml")
     failed = tmp_path / "failed.db"
     filled(failed, SWEEP, state=lambda run: "failed")
     for words in ((), ("--table", "summary"), ("--sweep", "small", "--table", "both")):
