@@ -53,6 +53,8 @@ class Catalog(Mapping[str, E]):
         self._code: dict[str, str] = {}
         for entry in entries:
             self.add(entry)
+        # The project's own, even where a plugin is the first to import them.
+        self._code = dict.fromkeys(self._code, "")
 
     def add(self, entry: E) -> E:
         """Declare one more; a name that is taken is refused."""
@@ -88,6 +90,22 @@ def resolve(reference: str) -> Callable[..., Any]:
     if not callable(found):
         raise TypeError(f"{reference} is not a function")
     return found  # type: ignore[no-any-return]
+
+
+def unresolved(reference: str) -> str | None:
+    """Why a `module:function` string names nothing; None where it may.
+
+    Modules that are not imported yet are looked for, and not into: they may import torch.
+    """
+    module, _, name = reference.partition(":")
+    if module in sys.modules:
+        there = hasattr(sys.modules[module], name.partition(".")[0])
+        return None if there else f'"{reference}": {module} has no "{name}"'
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        found = None
+    return None if found else f'"{reference}": there is no module {module}'
 
 
 def load_plugins(paths: Iterable[str]) -> None:

@@ -117,6 +117,12 @@ class Method:
         """Values that the optimizer keeps for each parameter that moves; of unknown ones, 2."""
         return STATES.get(self.optimizer, 2) or int(self.momentum > 0)
 
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The code that it names, as `module:function` strings."""
+        named = (self.optimizer, self.trains, self.schedule, self.penalty)
+        return tuple(one for one in named if one is not None and ":" in one)
+
     def refuses(self, model: Model) -> str | None:
         """Why the method does not apply to a model; None where it does."""
         try:
