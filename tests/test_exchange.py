@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from conftest import PostgresServer, a_history, a_run
 from db.errors import SpecError, StoreError
-from db.exporting import columns, long_rows
+from db.exporting import LongRow, columns, long_rows
 from db.importing import Imported, bring
 from db.reading import Reader
 from db.records import Artifact, EpochRecord, Metric, Provenance, Run, StoredRun
@@ -206,7 +206,7 @@ def told(store: Store) -> dict[str, Any]:
 
 @settings(
     deadline=None,
-    max_examples=10,
+    max_examples=8,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(made=stored_runs(), ending=st.sampled_from(["csv", "parquet"]))
@@ -438,6 +438,31 @@ def test_changed_numbers_are_refused_as_a_whole(
         taken(store, written(tmp_path / "g.csv", line(**changes), *cell(1)))
 
     assert told(store) == before
+
+
+@settings(
+    deadline=None, max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_neither_the_order_of_rows_nor_their_files_matter(
+    fresh: Callable[[], Store], tmp_path: Path, data: st.DataObject
+) -> None:
+    whole = [*cell(), *cell(1), *cell(1, epoch=2, seed=1), *cell(sweep="b"), line(split="x")]
+    shuffled = data.draw(st.permutations(whole))
+    cut = data.draw(st.integers(0, len(whole)))
+    one, other = fresh(), fresh()
+    taken(one, written(tmp_path / "whole.csv", *whole))
+    first = written(tmp_path / "first.csv", *shuffled[:cut])
+    taken(other, first, written(tmp_path / "second.csv", *shuffled[cut:]))
+
+    def numbers(store: Store) -> set[tuple[object, ...]]:
+        at = LongRow._fields.index("record")
+        return {(*row[:at], *row[at + 1 :]) for row in long_rows(store)}
+
+    assert numbers(other) == numbers(one)
+    assert len(numbers(one)) == len(whole)
+    one.engine.dispose()
+    other.engine.dispose()
 
 
 def test_a_corrected_file_follows_a_void(store: Store, tmp_path: Path) -> None:
