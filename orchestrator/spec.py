@@ -167,6 +167,8 @@ class Block(Strict):
     """At most so many images of training and of each split: to try things out."""
     keep: Keep = "none"
     """Weights that a finished run leaves: the selected epoch's, the last one's, or none."""
+    select: Literal["best", "last"] = "best"
+    """The epoch that stands for a run in tables: the best by ID validation, or its last one."""
     resources: Annotated[
         Annotated[Resources, Tag(FOR_ALL)] | Annotated[ByModel, Tag(PER_MODEL)],
         Discriminator(_resources_form),
@@ -206,6 +208,7 @@ class Block(Strict):
             self._check_splits(dataset)
             self._check_size(dataset)
         self._check_methods()
+        self._check_select()
         for method in map(METHODS.__getitem__, self.methods):
             self.rates(method, self.datasets[0])
         return self
@@ -238,6 +241,14 @@ class Block(Strict):
             for model in map(MODELS.__getitem__, self.models):
                 if (reason := method.refuses(model)) is not None:
                     raise At(reason, "methods", index)
+
+    def _check_select(self) -> None:
+        if self.select == "last" and any(METHODS[m].kind != "finetune" for m in self.methods):
+            raise At(
+                "the epochs of a linear probe are regularisations, of which the best by ID "
+                "validation counts; put it into a block of its own",
+                "select",
+            )
 
     def _check_pretrain(self) -> None:
         for field in sorted(self.model_fields_set - PRETRAIN_FIELDS):

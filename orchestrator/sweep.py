@@ -28,6 +28,10 @@ PROBE = "linear_probe"
 """The method whose runs LP-FT starts from."""
 
 
+Cell = tuple[str, str, str]
+"""Model, dataset, method."""
+
+
 @dataclass(frozen=True)
 class Planned:
     """A run of a sweep, with what it occupies while it trains."""
@@ -54,6 +58,8 @@ class Sweep:
     planned: tuple[Planned, ...]
     tables: tuple[Declared, ...] = ()
     """What its `tables:` declares, for reports; nothing of it decides a run."""
+    last: frozenset[Cell] = frozenset()
+    """Cells whose runs stand in tables with their last epoch (`select: last`), not their best."""
 
     @property
     def requested(self) -> list[Run]:
@@ -75,8 +81,13 @@ def _expand(file: yaml_file.YamlFile) -> Sweep:
     name, blocks = blocks_of(file)
     tables = tables_of(file, blocks)
     planned: dict[str, Planned] = {}
+    selects: dict[Cell, str] = {}
     for index, block in enumerate(blocks):
         for new in _runs(block):
+            cell = (new.run.model, new.run.dataset, new.run.method)
+            if new.requested and selects.setdefault(cell, block.select) != block.select:
+                text = f"an earlier block gives {' '.join(cell)} another select; agree."
+                raise SpecError(file.problem(("grids", index, "select"), text))
             old = planned.get(new.run.id)
             if old and old.requested and new.requested:
                 for field in ("resources", "keep"):
@@ -85,7 +96,8 @@ def _expand(file: yaml_file.YamlFile) -> Sweep:
                         raise SpecError(file.problem(("grids", index, field), text))
             if old is None or (new.requested and not old.requested):
                 planned[new.run.id] = new
-    return Sweep(name, file.text, tuple(planned.values()), tables)
+    last = frozenset(cell for cell, select in selects.items() if select == "last")
+    return Sweep(name, file.text, tuple(planned.values()), tables, last)
 
 
 def _runs(block: Block) -> Iterator[Planned]:

@@ -171,6 +171,43 @@ def test_a_plan_counts_pretraining_and_probes(tmp_path: Path) -> None:
     assert found["left"]["features_bytes"] > 0
 
 
+# `select: last`
+
+
+def test_a_block_may_count_the_last_epoch() -> None:
+    """No part of a run: the same ones are trained."""
+    grids = [
+        {"datasets": ["mini_waterbirds"], "select": "last"},
+        {"datasets": ["digits"]},
+        {"datasets": ["mini_waterbirds"], "methods": ["sgd", "linear_probe"]},
+    ]
+    found = sweeps.loads(json.dumps({**PLAIN, "grids": grids}), "x.yaml")
+    assert found.last == {("tiny_vit", "mini_waterbirds", "lp_ft_sgd")}
+    del grids[0]["select"]
+    plain = sweeps.loads(json.dumps({**PLAIN, "grids": grids}), "x.yaml")
+    assert plain.last == frozenset()
+    assert plain.planned == found.planned
+
+
+@pytest.mark.parametrize(
+    ("grids", "complaint"),
+    [
+        ([{"select": "last"}, {"learning_rates": [1.0]}], "tiny_vit digits lp_ft_sgd another"),
+        (
+            [{"select": "last", "methods": ["linear_probe", "sgd"]}],
+            "into a block of its own",
+        ),
+        ([{"select": "first"}], "is not one of 'best' or 'last'"),
+    ],
+)
+def test_a_select_that_makes_no_sense_is_refused(
+    grids: list[dict[str, object]], complaint: str
+) -> None:
+    with pytest.raises(SpecError, match=complaint) as refused:
+        sweeps.loads(json.dumps({**PLAIN, "grids": grids}), "x.yaml")
+    assert "select" in str(refused.value)
+
+
 # The store and the queue
 
 
