@@ -170,7 +170,7 @@ def _more(connection: sa.Connection, keys: Sequence[int], times: bool) -> dict[i
     return found
 
 
-# SQLite keeps no NaN and no report reads one, so it is left out, as PostgreSQL has it too.
+# Without NaN, which SQLite cannot keep and no report reads; PostgreSQL sorts it above infinity.
 _NUMBER = METRICS.c.value <= sa.literal(math.inf)
 _NO_METRIC = (None,) * 7
 _INPUTS = ("data_fingerprint", "weights_sha256")
