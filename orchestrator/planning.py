@@ -34,6 +34,10 @@ STATES: tuple[State, ...] = (
 """In the order that counts are told in."""
 
 
+MANY_METHODS = 5
+"""Columns of a plan that a terminal has room for: the paper's grid has as many."""
+
+
 @dataclass(frozen=True)
 class Effort:
     """What training some runs takes."""
@@ -153,7 +157,10 @@ class Plan:
         }
 
     def rows(self) -> list[dict[str, object]]:
-        """One row a model and dataset, one column a method: `done/runs`."""
+        """`done/runs`, a row a model and dataset and a column a method.
+
+        Where more methods than datasets would be wider than a terminal, methods are the rows.
+        """
         rows: dict[tuple[str, str], dict[str, object]] = {}
         counts: Counter[tuple[str, str, str]] = Counter()
         done: Counter[tuple[str, str, str]] = Counter()
@@ -161,12 +168,17 @@ class Plan:
             cell = (run.model, run.dataset, run.method)
             counts[cell] += 1
             done[cell] += self.state(run) in ("done", "diverged")
-        methods = list(dict.fromkeys(run.method for run in self.requested))
+        methods = dict.fromkeys(run.method for run in self.requested)
+        datasets = dict.fromkeys(run.dataset for run in self.requested)
+        beside, columns = ("dataset", methods)
+        if len(methods) > max(MANY_METHODS, len(datasets)):
+            beside, columns = ("method", datasets)
         for model, dataset, method in counts:
-            blank: dict[str, object] = {"model": model, "dataset": dataset}
-            row = rows.setdefault((model, dataset), blank | dict.fromkeys(methods))
+            first, column = (dataset, method) if beside == "dataset" else (method, dataset)
+            blank: dict[str, object] = {"model": model, beside: first}
+            row = rows.setdefault((model, first), blank | columns)
             cell = (model, dataset, method)
-            row[method] = f"{done[cell]}/{counts[cell]}"
+            row[column] = f"{done[cell]}/{counts[cell]}"
         return list(rows.values())
 
 

@@ -15,6 +15,8 @@ T = TypeVar("T")
 
 COUNT_SECONDS = 5.0
 """Between lines of progress in a pipe."""
+PIPE = 10_000
+"""Characters of a line in a pipe: nothing is cut, whoever reads it."""
 
 STATE_COLOURS = {
     "done": "green",
@@ -69,7 +71,7 @@ def console() -> Any:
     from rich.console import Console
 
     tty = sys.stdout.isatty()
-    return Console(width=None if tty else 200, highlight=False, soft_wrap=not tty)
+    return Console(width=None if tty else PIPE, highlight=False, soft_wrap=not tty)
 
 
 def duration(seconds: float) -> str:
