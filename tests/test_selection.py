@@ -1,122 +1,28 @@
-"""Which run and epoch stand for a cell: the window functions against a plain reference.
-
-Every value is a multiple of 1/64, so that sums are exact in any order and ties are real ties.
-"""
+"""Which run and epoch stand for a cell: the SQL against a plain reference, then rule by rule."""
 
 import dataclasses
-import itertools
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import reference
 from conftest import PostgresServer
 from db.errors import ReportError
-from db.reading import Reader
-from db.records import CELL, CHOSEN_OVER, EpochRecord, Metric, Provenance, Run, State
+from db.reading import METRICS, Reader
+from db.records import CELL, CHOSEN_OVER, EpochRecord, Metric, Run, State
 from db.store import Store
 from orchestrator.cli import main
 from reports import select
-from reports.select import Cell, Key
+from reports.select import RULES, Cell, Key, Rule
+from shelf import RUN, Made, Measured, Shelf
 
 ENGINES = ("sqlite", "postgresql")
-RATES = (1e-4, 3e-4, 1e-3, 3e-3)
-GRID = (0, 16, 32, 48)  # of 64: few values, many ties
-RUN = Run(
-    kind="finetune",
-    model="tiny_vit",
-    dataset="digits",
-    method="sgd",
-    learning_rate=1e-3,
-    seed=0,
-    epochs=2,
-    batch_size=32,
-    micro_batch=16,
-    weight_decay=0.0,
-    schedule="cosine_per_step",
-    clip_norm=None,
-    weights="pretrained",
-    precision="fp32",
-    threads=1,
-    evaluate=("id", "ood"),
-)
-
-
-@dataclass(frozen=True)
-class Made:
-    """A run to store: where it got to, and the `id` and `ood` values of its epochs in 64ths."""
-
-    run: Run
-    state: State
-    id: tuple[int, ...]
-    ood: tuple[int, ...]
-
-    def history(self) -> list[EpochRecord]:
-        """Its epochs, with values of groups and of a third split that must decide nothing."""
-        return [
-            EpochRecord(
-                epoch,
-                train_loss=1.0,
-                train_accuracy=0.5,
-                learning_rate=self.run.learning_rate,
-                metrics=(
-                    Metric("id", "", "accuracy", one / 64, one, 64),
-                    Metric("id", "land", "accuracy", 1.0 - one / 64, None, None),
-                    Metric("ood", "", "worst_group_accuracy", other / 64, None, None),
-                    Metric("ood", "land", "accuracy", 1.0 - other / 64, None, None),
-                    Metric("id_test", "", "accuracy", 1.0 - one / 64, None, None),
-                ),
-            )
-            for epoch, (one, other) in enumerate(zip(self.id, self.ood, strict=True))
-        ]
-
-
-class Shelf:
-    """One store for many examples: each is a sweep of its own, told apart by `threads`."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.store = Store.open(url, create=True)
-        self.owner = self.store.enlist()
-        self.examples = itertools.count(2)
-
-    def put(self, made: Sequence[Made]) -> tuple[str, list[Made]]:
-        """Store runs as a new sweep; returns its name and the runs as they were stored."""
-        number = next(self.examples)
-        stored = [dataclasses.replace(m, run=_with(m.run, threads=number)) for m in made]
-        name = f"example{number}"
-        runs = [m.run for m in stored]
-        self.store.register(name, "name: s", runs, {run.id for run in runs})
-        keys = {s.id: s.key for s in self.store.runs(name)}
-        for one in stored:
-            self._train(one, keys[one.run.id])
-        return name, stored
-
-    def _train(self, made: Made, key: int) -> None:
-        if made.state == "pending":
-            return
-        claim = self.store.claim(key, self.owner)
-        assert claim is not None
-        history = made.history()
-        self.store.start(claim, history[:1], Provenance(), None)
-        for record in history[1:2]:
-            self.store.epoch(claim, record)
-        if made.state == "done":
-            self.store.finish(claim, history)
-        elif made.state == "diverged":
-            self.store.diverge(claim, history, "the loss is nan")
-        elif made.state == "failed":
-            self.store.fail(claim, "OSError: no such file", "Traceback …")
-
-    def cells(self, name: str, split: str = "ood") -> dict[Key, Cell]:
-        """The cells of a sweep."""
-        return select.cells(self.store, self.store.briefs(name), split)
 
 
 def _with(run: Run, **changes: Any) -> Run:
@@ -146,118 +52,6 @@ def shelf(request: pytest.FixtureRequest) -> Shelf:
     return found
 
 
-# The reference: PROTOCOL section 4, in exact fractions
-
-
-def best_epoch(made: Made) -> int | None:
-    """The first of a final run's best epochs by `id`; epoch 0 never counts."""
-    if made.state not in ("done", "diverged") or len(made.id) < 2:
-        return None
-    return 1 + made.id[1:].index(max(made.id[1:]))
-
-
-def mean(values: Sequence[Fraction]) -> Fraction:
-    """Exact."""
-    return sum(values, Fraction()) / len(values)
-
-
-def best_rate(members: Sequence[Made]) -> list[Made] | None:
-    """The runs, one a seed, of the rate with the best mean score, the smallest of equals."""
-    best: tuple[Fraction, list[Made]] | None = None
-    for rate in sorted({m.run.learning_rate for m in members}):
-        seeds = [m for m in members if m.run.learning_rate == rate]
-        if any(best_epoch(m) is None for m in seeds):
-            continue
-        score = mean([Fraction(max(m.id[1:]), 64) for m in seeds])
-        if best is None or score > best[0]:
-            best = score, sorted(seeds, key=lambda m: m.run.seed)
-    return best[1] if best else None
-
-
-def interval(values: Sequence[Fraction]) -> float | None:
-    """1.645 · s / √n, with n − 1 in s."""
-    if len(values) < 2:
-        return None
-    middle = mean(values)
-    variance = sum((v - middle) ** 2 for v in values) / (len(values) - 1)
-    return 1.645 * math.sqrt(variance) / math.sqrt(len(values))
-
-
-def expected_cell(members: Sequence[Made], split: Literal["id", "ood"]) -> dict[str, object]:
-    """The fields of a cell, by the protocol's words."""
-    rates = sorted({m.run.learning_rate for m in members})
-    cell: dict[str, object] = {
-        "n": sum(m.state in ("done", "diverged") for m in members),
-        "expected": len(members),
-        "value": None,
-        "ci90": None,
-        "learning_rate": None,
-        "edge": "",
-        "diverged": False,
-        "runs": (),
-    }
-    chosen = best_rate(members)
-    if chosen is None:
-        return cell
-    values = [
-        Fraction(100 * (m.id if split == "id" else m.ood)[best_epoch(m) or 0], 64) for m in chosen
-    ]
-    rate, width = chosen[0].run.learning_rate, interval(values)
-    edge = "" if len(rates) == 1 else "low" if rate == rates[0] else ""
-    return cell | {
-        "value": pytest.approx(float(mean(values)), abs=1e-9),
-        "ci90": None if width is None else pytest.approx(width, abs=1e-9),
-        "learning_rate": rate,
-        "edge": "high" if len(rates) > 1 and rate == rates[-1] else edge,
-        "diverged": any(m.state == "diverged" for m in chosen),
-        "runs": tuple(m.run.id for m in chosen),
-    }
-
-
-def compare(found: dict[Key, Cell], stored: Sequence[Made], split: Literal["id", "ood"]) -> None:
-    """Every cell, field by field."""
-    members: dict[Key, list[Made]] = {}
-    for made in stored:
-        members.setdefault((made.run.model, made.run.dataset, made.run.method), []).append(made)
-    assert found.keys() == members.keys()
-    for key, cell in found.items():
-        wanted = expected_cell(members[key], split)
-        assert {name: getattr(cell, name) for name in wanted} == wanted
-        assert (cell.model, cell.dataset, cell.method) == key
-        if cell.value is not None:
-            assert cell.metric == {"id": "accuracy", "ood": "worst_group_accuracy"}[split]
-
-
-# Random stores
-
-STATES: tuple[State, ...] = ("done",) * 6 + ("diverged", "diverged", "failed", "pending", "running")
-
-
-@st.composite
-def studies(draw: st.DrawFn) -> list[Made]:
-    """One to four cells, each with one to four rates, one to three seeds and few epochs."""
-    axes = itertools.product(("tiny_vit", "tiny_bit"), ("digits", "fmow"), ("sgd", "adamw"))
-    cells = draw(st.lists(st.sampled_from(list(axes)), min_size=1, max_size=4, unique=True))
-    states = draw(st.sampled_from([STATES, STATES[:8], STATES[:1]]))
-    made = []
-    for model, dataset, method in cells:
-        epochs = draw(st.integers(1, 3))
-        rates = draw(st.lists(st.sampled_from(RATES), min_size=1, max_size=4, unique=True))
-        most = draw(st.integers(1, 3))
-        for rate in rates:
-            few = draw(st.sampled_from([most, most, most, 1]))  # a rate may ask for fewer seeds
-            for seed in range(few):
-                state = draw(st.sampled_from(states))
-                # A run that diverged in its first epoch has only the evaluation before training.
-                reached = epochs if state == "done" else draw(st.integers(0, epochs))
-                size = reached + 1
-                values = st.lists(st.sampled_from(GRID), min_size=size, max_size=size).map(tuple)
-                cell = {"model": model, "dataset": dataset, "method": method, "epochs": epochs}
-                run = _with(RUN, **cell, learning_rate=rate, seed=seed)
-                made.append(Made(run, state, draw(values), draw(values)))
-    return draw(st.permutations(made))
-
-
 RANDOM = settings(
     deadline=None,
     suppress_health_check=[
@@ -268,35 +62,83 @@ RANDOM = settings(
 )
 
 
-@settings(RANDOM, max_examples=40)
-@given(study=studies())
-def test_selection_is_the_protocols(shelf: Shelf, study: list[Made]) -> None:
-    name, stored = shelf.put(study)
+def compare(found: Mapping[Key, Cell], wanted: Mapping[Any, Mapping[str, object]]) -> None:
+    """Every cell, field by field; one without a value says why."""
+    assert found.keys() == wanted.keys()
+    for key, cell in found.items():
+        assert (cell.model, cell.dataset, cell.method) == key
+        assert {name: getattr(cell, name) for name in wanted[key]} == wanted[key]
+        assert bool(cell.reason) == (cell.value is None)
 
-    compare(shelf.cells(name, "ood"), stored, "ood")
-    compare(shelf.cells(name, "id"), stored, "id")
+
+SPLITS = ("ood", "id", "id_test")
 
 
-@settings(RANDOM, max_examples=12)
-@given(study=studies(), data=st.data())
-def test_nothing_but_id_chooses(shelf: Shelf, study: list[Made], data: st.DataObject) -> None:
-    """The same `id` values with any other `ood` values choose the same rates and runs."""
+@pytest.mark.parametrize("rule", RULES)
+@settings(RANDOM, max_examples=20)
+@given(study=reference.studies(), partial=st.booleans())
+def test_selection_is_the_protocols(
+    shelf: Shelf, rule: Rule, study: list[Made], partial: bool
+) -> None:
+    name, stored = shelf.fill(study)
+    asked = shelf.study(name, rule, partial=partial)
 
-    def other(made: Made) -> Made:
-        size = len(made.ood)
-        values = data.draw(st.lists(st.sampled_from(GRID), min_size=size, max_size=size))
-        return dataclasses.replace(made, ood=tuple(values))
+    for split, wanted in reference.cells(stored, SPLITS, rule, partial=partial).items():
+        compare(asked.cells(split), wanted)
 
-    def choice(name: str) -> dict[Key, object]:
-        by_id = {stored.id: stored.run for stored in shelf.store.runs(name)}
-        return {
-            key: (cell.learning_rate, cell.edge, cell.n, [by_id[i].seed for i in cell.runs])
-            for key, cell in shelf.cells(name).items()
-        }
 
-    once, again = shelf.put(study)[0], shelf.put([other(made) for made in study])[0]
+def choice(cells: Mapping[Key, Cell]) -> dict[Key, object]:
+    """What was chosen, without the values that are shown for it."""
+    return {
+        key: (cell.runs, cell.epochs, cell.score, cell.edge, cell.n, cell.rates)
+        for key, cell in cells.items()
+    }
 
-    assert choice(once) == choice(again)
+
+@settings(RANDOM, max_examples=15)
+@given(study=reference.studies())
+def test_nothing_but_id_chooses(shelf: Shelf, study: list[Made]) -> None:
+    name, _ = shelf.fill(study)
+    rules: tuple[Rule, ...] = ("id_val", "last")
+    before = {rule: choice(shelf.study(name, rule).cells("ood")) for rule in rules}
+    keys = [brief.key for brief in shelf.store.briefs(name)]
+    others = (METRICS.c.split != "id") | (METRICS.c.group != "")
+    with shelf.store.write() as connection:
+        connection.execute(sa.delete(METRICS).where(METRICS.c.run_key.in_(keys), others))
+
+    for rule, chosen in before.items():
+        cells = shelf.study(name, rule).cells("ood")
+        assert choice(cells) == chosen
+        assert all(cell.value is None and cell.reason for cell in cells.values())
+
+
+@pytest.mark.parametrize(
+    ("rule", "split"),
+    [("id_val", "id"), ("last", "id"), ("ood-oracle", "ood"), ("id_test", "id_test")],
+)
+@pytest.mark.parametrize("partial", [False, True])
+def test_a_choice_is_asked_of_one_split_alone(
+    shelf: Shelf, rule: Rule, split: str, partial: bool
+) -> None:
+    asked: list[Any] = []
+
+    def note(_: object, __: object, statement: str, values: Any, *___: object) -> None:
+        if statement != "BEGIN":
+            asked.append(values)
+            assert statement.count("FROM metrics") + statement.count("JOIN metrics") == 1
+            assert statement.count("metrics.split") == 1
+
+    statement = select.selection([1, 2], rule, partial=partial)
+    sa.event.listen(shelf.store.engine, "before_cursor_execute", note)
+    try:
+        with shelf.store.read() as connection:
+            connection.execute(statement)
+    finally:
+        sa.event.remove(shelf.store.engine, "before_cursor_execute", note)
+
+    (values,) = asked
+    bound = values.values() if isinstance(values, dict) else values
+    assert {"id", "ood", "id_test"} & {v for v in bound if isinstance(v, str)} == {split}
 
 
 # The rules one by one
@@ -413,6 +255,111 @@ def test_a_diverged_run_that_is_not_chosen_is_not_flagged(shelf: Shelf) -> None:
     assert (cell.learning_rate, cell.diverged) == (1e-4, False)
 
 
+LOW, HIGH = (("lambda", 0.1),), (("lambda", 1.0),)
+
+
+@pytest.mark.parametrize(
+    ("scores", "chosen"),
+    [
+        ({(1e-4, LOW): 10, (1e-4, HIGH): 30, (1e-3, LOW): 20, (1e-3, HIGH): 20}, (1e-4, 1.0)),
+        ({(1e-4, LOW): 10, (1e-4, HIGH): 30, (1e-3, LOW): 30, (1e-3, HIGH): 20}, (1e-4, 1.0)),
+        ({(1e-4, LOW): 30, (1e-4, HIGH): 30, (1e-3, LOW): 30, (1e-3, HIGH): 30}, (1e-4, 0.1)),
+    ],
+)
+def test_tuned_values_are_chosen_with_the_rate(
+    shelf: Shelf, scores: dict[tuple[float, Any], int], chosen: tuple[float, float]
+) -> None:
+    made = [
+        Made(
+            _with(RUN, epochs=1, learning_rate=rate, hyperparameters=tuned),
+            "done",
+            (0, score),
+            (0, 7),
+        )
+        for (rate, tuned), score in scores.items()
+    ]
+
+    (cell,) = shelf.cells(shelf.put(made)[0]).values()
+
+    assert (cell.learning_rate, cell.hyperparameters) == (chosen[0], f'{{"lambda":{chosen[1]}}}')
+    assert (cell.rates, cell.rates_expected, cell.seeds, cell.seeds_expected) == (4, 4, 1, 1)
+    assert cell.edge == "low"
+
+
+def test_each_rule_reads_its_own_epoch_and_rate(shelf: Shelf) -> None:
+    low, high = (_with(RUN, epochs=3, learning_rate=rate) for rate in (1e-4, 1e-3))
+    ood = {1e-4: (0, 1, 9, 3), 1e-3: (0, 4, 5, 6)}
+    made = [
+        Made(low, "done", (0, 40, 8, 20), ood[1e-4], (0, 2, None, 3)),
+        Made(high, "done", (0, 30, 8, 25), ood[1e-3], (0, 2, None, 1)),
+    ]
+    name, _ = shelf.put(made)
+
+    def chosen(rule: Rule) -> tuple[object, ...]:
+        (cell,) = shelf.study(name, rule).cells("ood").values()
+        assert cell.rule == rule
+        assert cell.value == 100 * ood[cell.learning_rate or 0][cell.epochs[0]] / 64
+        return cell.learning_rate, cell.epochs[0], round(64 * (cell.score or 0) / 100)
+
+    assert chosen("id_val") == (1e-4, 1, 40)
+    assert chosen("last") == (1e-3, 3, 25)
+    assert chosen("ood-oracle") == (1e-4, 2, 9)
+    assert chosen("id_test") == (1e-4, 3, 3)
+
+
+def test_a_rate_that_lacks_seeds_is_chosen_where_that_is_asked_for_and_says_so(
+    shelf: Shelf,
+) -> None:
+    made = [
+        Made(_with(RUN, learning_rate=1e-4, seed=0), "done", (0, 1, 1), (0, 8, 8)),
+        Made(_with(RUN, learning_rate=1e-4, seed=1), "done", (0, 1, 1), (0, 16, 8)),
+        Made(_with(RUN, learning_rate=1e-3, seed=0), "done", (0, 64, 64), (0, 32, 64)),
+        Made(_with(RUN, learning_rate=1e-3, seed=1), "failed", (0, 64), (0, 64)),
+        Made(_with(RUN, learning_rate=1e-2, seed=0), "pending", (), ()),
+        Made(_with(RUN, learning_rate=1e-2, seed=1), "pending", (), ()),
+    ]
+    name, _ = shelf.put(made)
+
+    (cell,) = shelf.study(name, partial=True).cells("ood").values()
+
+    assert (cell.learning_rate, cell.value, cell.values) == (1e-3, 50.0, (50.0,))
+    assert (cell.seeds, cell.seeds_expected, cell.rates, cell.rates_expected) == (1, 2, 2, 3)
+    assert cell.partial
+
+
+@pytest.mark.parametrize(
+    ("state", "ood", "rule", "reason"),
+    [
+        ("failed", (0, 1), "id_val", "no run is finished (1 failed)"),
+        ("pending", (), "id_val", "no run is finished (1 pending)"),
+        ("done", (0, 1, 2), "id_test", "no finished run has a value of the split id_test"),
+        ("done", (0, None, None), "ood-oracle", "no finished run has a value of the split ood"),
+        ("done", (0, 1, None), "id_val", "the split ood has no value at a chosen epoch"),
+    ],
+)
+def test_a_cell_without_a_value_says_why(
+    shelf: Shelf, state: State, ood: Measured, rule: Rule, reason: str
+) -> None:
+    ids = tuple(range(len(ood)))
+    name, _ = shelf.put([Made(RUN, state, ids, ood)])
+
+    (cell,) = shelf.study(name, rule).cells("ood").values()
+
+    assert (cell.value, cell.values, cell.reason) == (None, (), reason)
+
+
+def test_a_cell_whose_rates_all_lack_a_seed_says_so(shelf: Shelf) -> None:
+    made = [
+        Made(_with(RUN, seed=0), "done", (0, 1, 1), (0, 8, 8)),
+        Made(_with(RUN, seed=1), "failed", (0,), (0,)),
+    ]
+
+    (cell,) = shelf.cells(shelf.put(made)[0]).values()
+
+    assert cell.reason == "no rate has a score from every seed"
+    assert (cell.rates, cell.rates_expected, cell.seeds_expected, cell.n) == (0, 1, 2, 1)
+
+
 def test_no_runs_are_no_cells(shelf: Shelf) -> None:
     assert select.cells(shelf.store, [], "ood") == {}
 
@@ -432,6 +379,7 @@ def test_only_the_runs_that_are_asked_about_count(shelf: Shelf) -> None:
 
 # Variants
 
+PROBE = _with(RUN, kind="linear_probe", method="linear_probe")
 OTHER: dict[str, Any] = {
     "kind": "pretrain",
     "epochs": 3,
@@ -453,6 +401,7 @@ OTHER: dict[str, Any] = {
     "low_lr_proj": "fixed",
     "l2_sp": "authors",
     "method_code": "0123456789abcdef",
+    "head": f"probe:{PROBE.id}/{PROBE.variant}",
     "kind_version": 2,
     "model_version": 2,
     "dataset_version": 2,
@@ -473,7 +422,7 @@ def register(store: Store, *runs: Run) -> None:
 def test_two_variants_in_a_cell_are_refused_by_the_name_of_the_field(
     store: Store, field: str
 ) -> None:
-    register(store, RUN, _with(RUN, **{field: OTHER[field]}))
+    register(store, RUN, PROBE, _with(RUN, **{field: OTHER[field]}))
 
     with pytest.raises(ReportError, match="2 variants") as caught:
         select.cells(store, store.briefs(), "ood")
@@ -516,5 +465,8 @@ def test_reading_is_enough_to_select(shelf: Shelf) -> None:
     name, stored = shelf.put([Made(RUN, "done", (0, 16, 16), (0, 16, 32))])
     reader = Reader.open(shelf.url)
 
-    compare(select.cells(reader, reader.briefs(name), "ood"), stored, "ood")
+    compare(
+        select.cells(reader, reader.briefs(name), "ood"),
+        reference.cells(stored, ["ood"], "id_val", partial=False)["ood"],
+    )
     reader.engine.dispose()
