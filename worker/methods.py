@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from db.errors import SpecError
 from worker.catalog import Catalog, nearest
 from worker.kinds import NO_RATE
 from worker.models import Frozen, Model
+from worker.schedule import SCHEDULES
 
 # The paper's lists, section 4: six rates a family; of LAMB and LARS the authors' eight.
 LEARNING_RATES: dict[str, tuple[float, ...]] = {
@@ -76,7 +77,8 @@ class Method:
     multipliers: Mapping[Frozen, float] = field(default_factory=dict, hash=False)
     """Parts of the model whose learning rate is this many times the others'."""
     schedule: str | None = None
-    """A schedule of its own (`worker.schedule`), whatever the sweep says; None: the sweep's."""
+    """A schedule of its own, whatever the sweep says: a name of `worker.schedule`, or
+    `module:function`, (Run, step, steps an epoch) -> rate; None: the sweep's."""
     penalty: str | None = None
     """`module:function`, (Model, Module, Anchors, Run) -> scalar that is added to the mean loss."""
     anchored: bool = False
@@ -90,12 +92,15 @@ class Method:
 
     def __post_init__(self) -> None:
         """Refuse what no run could be made of, before a sweep is planned with it."""
-        if self.optimizer not in STATES and ":" not in self.optimizer:
-            known = [*STATES, "module:function"]
-            raise SpecError(
-                f'method "{self.id}": unknown optimizer "{self.optimizer}"; '
-                f"{nearest(self.optimizer, known)}"
-            )
+        for field_, known in _NAMED.items():
+            given = getattr(self, field_)
+            for name in [given] if isinstance(given, str) else given or ():
+                code = field_ in _CODE and ":" in name
+                if name not in known and not code:
+                    words = [*known, "module:function"] if field_ in _CODE else known
+                    raise SpecError(
+                        f'method "{self.id}": unknown {field_} "{name}"; {nearest(name, words)}'
+                    )
         if not self.rates and self.family not in LEARNING_RATES:
             raise SpecError(
                 f'method "{self.id}": family "{self.family}" has no learning rates; give the '
@@ -137,6 +142,20 @@ class Method:
             )
         return None
 
+
+_NAMED: dict[str, tuple[str, ...]] = {
+    "kind": ("finetune", "linear_probe"),
+    "optimizer": tuple(STATES),
+    "freeze": get_args(Frozen),
+    "multipliers": get_args(Frozen),
+    "schedule": tuple(SCHEDULES),
+    "starts_from": ("pretrained", "probe"),
+    "trains": (),
+    "penalty": (),
+}
+"""What a field may say, or each key of it."""
+_CODE = ("optimizer", "schedule", "trains", "penalty")
+"""Fields that may name a function, too."""
 
 METHODS: Catalog[Method] = Catalog(
     "method",
