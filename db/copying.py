@@ -30,7 +30,7 @@ from db.reading import (
     Reader,
 )
 from db.records import RESULTS, EpochRecord
-from db.registering import PLACES, Place, keys_of, one_at_a_time, rearrange
+from db.registering import PLACES, keys_of, one_at_a_time, place, rearrange
 from db.store import Store
 from db.writing import insert_all, insert_new
 
@@ -318,7 +318,7 @@ def _sweeps(
     """The newer text of a sweep stands; its list is that text's, and then what the other adds."""
     for theirs in reading.execute(sa.select(SWEEPS).order_by(SWEEPS.c.id)).all():
         asked = PLACES.where(SWEEP_RUNS.c.sweep_id == theirs.id)
-        there = {keys[row[0]][1]: _place(row) for row in reading.execute(asked)}
+        there = {keys[row[0]][1]: place(row) for row in reading.execute(asked)}
         with target.write(durable=True) as writing:
             one_at_a_time(writing)
             ours = writing.execute(
@@ -338,18 +338,14 @@ def _sweeps(
                 if newer:
                     writing.execute(sa.update(SWEEPS).where(SWEEPS.c.id == sweep).values(text))
             mine = PLACES.where(SWEEP_RUNS.c.sweep_id == sweep)
-            here = {row[0]: _place(row) for row in writing.execute(mine)}
+            here = {row[0]: place(row) for row in writing.execute(mine)}
             first, second = (there, here) if newer else (here, there)
             order = [*first, *(key for key in second if key not in first)]
-            flags = {key: (first.get(key) or second[key])[1:] for key in order}
+            places = {key: first.get(key) or second[key] for key in order}
             if newer or len(order) > len(here):
-                wanted: dict[int, Place] = {k: (i, *flags[k]) for i, k in enumerate(order)}
+                wanted = {k: places[k]._replace(position=i) for i, k in enumerate(order)}
                 rearrange(writing, sweep, here, wanted)
                 done.sweeps.append(theirs.name)
-
-
-def _place(row: Row) -> Place:
-    return (row[1], bool(row[2]), bool(row[3]))
 
 
 _OF_STORE = ("key", "state", "owner_id", "fence", "data_fingerprint", "weights_sha256")

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from db.engines import among
 from db.reading import ARTIFACTS, EPOCHS, METRICS, RUNS, SWEEP_RUNS, SWEEPS, VOIDS, Reader
 from db.records import Artifact, canonical_json
+from db.registering import PLACES, place
 
 RUNS_AT_ONCE = 200
 CLOCK = ("seconds", "images_per_second")
@@ -85,11 +86,7 @@ def _rows_of(connection: sa.Connection, name: str, times: bool) -> Iterator[Long
     found = sa.select(SWEEPS.c.id, SWEEPS.c.yaml, SWEEPS.c.created).where(SWEEPS.c.name == name)
     sweep_id, text, created = connection.execute(found).one()
     about: dict[str, Any] | None = {"yaml": text} | ({"created": created} if times else {})
-    listed = (
-        sa.select(SWEEP_RUNS.c.run_key, SWEEP_RUNS.c.requested, SWEEP_RUNS.c.extended)
-        .where(SWEEP_RUNS.c.sweep_id == sweep_id)
-        .order_by(SWEEP_RUNS.c.position)
-    )
+    listed = PLACES.where(SWEEP_RUNS.c.sweep_id == sweep_id)
     places = connection.execute(listed).all()
     for start in range(0, len(places), RUNS_AT_ONCE):
         batch = places[start : start + RUNS_AT_ONCE]
@@ -98,11 +95,12 @@ def _rows_of(connection: sa.Connection, name: str, times: bool) -> Iterator[Long
         more = _more(connection, keys, times)
         epochs = _by_run(connection, _EPOCHS, keys)
         metrics = _by_run(connection, _METRICS.where(_NUMBER), keys)
-        for key, requested, extended in batch:
+        for key, one in ((row.run_key, place(row)) for row in batch):
             said: dict[str, Any] = {"content": json.loads(runs[key].content)}
             said |= {"sweep": about} if about else {}
-            said |= {} if requested else {"requested": False}
-            said |= {"extended": True} if extended else {}
+            said |= {} if one.requested else {"requested": False}
+            said |= {"extended": True} if one.extended else {}
+            said |= {"last": True} if one.last else {}
             said |= more.get(key, {})
             said |= {name: getattr(runs[key], name) for name in _INPUTS if getattr(runs[key], name)}
             about = None

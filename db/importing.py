@@ -29,7 +29,16 @@ from db.reading import (
     VOIDS,
 )
 from db.records import RESULTS, Artifact, EpochRecord, Run, State, digest
-from db.registering import PLACES, RUN_COLUMNS, Place, keys_of, one_at_a_time, rearrange, run_row
+from db.registering import (
+    PLACES,
+    RUN_COLUMNS,
+    Place,
+    keys_of,
+    one_at_a_time,
+    place,
+    rearrange,
+    run_row,
+)
 from db.store import Store
 from db.writing import insert_all, insert_new, plain
 
@@ -85,8 +94,8 @@ class IncomingSweep:
     """A sweep from elsewhere, with the runs that it lists, in order."""
 
     name: str
-    runs: tuple[tuple[str, bool, bool], ...]
-    """Id, whether it is requested, whether it extends the sweep's file."""
+    runs: tuple[tuple[str, Place], ...]
+    """Ids, each with its place in the list."""
     yaml: str | None = None
     """Empty where there is no sweep file, None where it is not told."""
     created: float | None = None
@@ -144,7 +153,7 @@ def _refuse_mixture(
 ) -> None:
     """A sweep whose file says what to train holds no numbers that nothing can train."""
     stored = connection.scalar(sa.select(SWEEPS.c.yaml).where(SWEEPS.c.name == sweep.name))
-    ids = {run_id for run_id, _, _ in sweep.runs}
+    ids = {run_id for run_id, _ in sweep.runs}
     sourced = next((one for one in runs if one.run.source and one.run.id in ids), None)
     if sourced and (stored or sweep.yaml):
         raise StoreError(
@@ -403,15 +412,16 @@ def _list(connection: sa.Connection, sweep: IncomingSweep) -> bool:
     if completed:
         values = {"yaml": text, "spec_hash": digest(text)}
         connection.execute(sa.update(SWEEPS).where(SWEEPS.c.id == sweep_id).values(values))
-    keys = keys_of(connection, [run_id for run_id, _, _ in sweep.runs])
+    keys = keys_of(connection, [run_id for run_id, _ in sweep.runs])
     stored: dict[int, Place] = {
-        row[0]: (row[1], bool(row[2]), bool(row[3]))
+        row[0]: place(row)
         for row in connection.execute(PLACES.where(SWEEP_RUNS.c.sweep_id == sweep_id))
     }
     wanted = dict(stored)
-    first = max((place[0] for place in stored.values()), default=-1) + 1
-    for run_id, requested, extended in sweep.runs:
-        wanted.setdefault(keys[run_id], (first + len(wanted) - len(stored), requested, extended))
+    first = max((one.position for one in stored.values()), default=-1) + 1
+    for run_id, one in sweep.runs:
+        position = first + len(wanted) - len(stored)
+        wanted.setdefault(keys[run_id], one._replace(position=position))
     rearrange(connection, sweep_id, stored, wanted)
     return found is None or completed or len(wanted) > len(stored)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -15,17 +16,35 @@ from db.writing import Writer, insert_all, insert_new
 
 # Held while runs are registered in a PostgreSQL database; the number means nothing.
 _REGISTER_LOCK = 7_305_611_000_002
-Place = tuple[int, bool, bool]
-"""Position, requested, extended."""
+
+
+class Place(NamedTuple):
+    """Where a run stands in a sweep's list."""
+
+    position: int
+    requested: bool
+    """Whether it is asked for, or only needed by others."""
+    extended: bool = False
+    """Whether `orch extend` added it, and not the sweep's file."""
+    last: bool = False
+    """Whether its last epoch stands in the sweep's tables, not its best."""
 
 
 class Registering(Writer):
     """Sweeps and runs come into the store here, and only here."""
 
-    def register(self, name: str, text: str, runs: Sequence[Run], requested: set[str]) -> int:
+    def register(
+        self,
+        name: str,
+        text: str,
+        runs: Sequence[Run],
+        requested: set[str],
+        last: Collection[tuple[str, str, str]] = (),
+    ) -> int:
         """Make a sweep ask for exactly `runs`, in that order; returns how many are new.
 
-        `requested` are the ids that the sweep names; the others are what those need. Runs that
+        `requested` are the ids that the sweep names; the others are what those need. `last` are the
+        cells (model, dataset, method) whose runs stand in tables with their last epoch. Runs that
         `extend` added follow, as long as their cell (model, dataset, method, variant) is one of
         `runs`; one that the sweep now names itself counts as extended no more.
         """
@@ -38,15 +57,19 @@ class Registering(Writer):
                 {"name": name, "yaml": text, "spec_hash": digest(text), "created": time.time()},
             ).scalar_one()
             wanted: dict[int, Place] = {
-                keys[run_id]: (position, run_id in requested, False)
-                for position, run_id in enumerate(listed)
+                keys[run_id]: Place(
+                    position,
+                    run_id in requested,
+                    last=run_id in requested and (run.model, run.dataset, run.method) in last,
+                )
+                for position, (run_id, run) in enumerate(listed.items())
             }
             cells = {(r.model, r.dataset, r.method, r.variant) for r in listed.values()}
             stored: dict[int, Place] = {}
             for key, place, cell in _places(connection, sweep):
                 stored[key] = place
-                if place[2] and key not in wanted and cell in cells:
-                    wanted[key] = (len(wanted), True, True)
+                if place.extended and key not in wanted and cell in cells:
+                    wanted[key] = Place(len(wanted), True, extended=True, last=cell[:3] in last)
             rearrange(connection, sweep, stored, wanted)
         return new
 
@@ -71,12 +94,14 @@ class Registering(Writer):
             there = set(
                 connection.scalars(query.where(among(SWEEP_RUNS.c.run_key, "keys", keys.values())))
             )
-            joining = [key for key in keys.values() if key not in there]
-            _insert_places(
-                connection,
-                sweep,
-                ((key, (position + i, True, True)) for i, key in enumerate(joining, 1)),
-            )
+            by_last = _last_cells(connection, sweep)
+            joining = [run for run_id, run in listed.items() if keys[run_id] not in there]
+            places = [
+                Place(position + i, True, True, (run.model, run.dataset, run.method) in by_last)
+                for i, run in enumerate(joining, 1)
+            ]
+            joined = (keys[run.id] for run in joining)
+            _insert_places(connection, sweep, zip(joined, places, strict=True))
         return len(joining)
 
 
@@ -111,16 +136,27 @@ def keys_of(connection: sa.Connection, ids: Iterable[str]) -> dict[str, int]:
     return dict(connection.execute(_KEYS, {"ids": listed}).tuples().all())
 
 
+def _last_cells(connection: sa.Connection, sweep: int) -> set[tuple[str, ...]]:
+    """Model, dataset and method of the runs of a sweep whose last epoch stands for them."""
+    query = sa.select(RUNS.c.model, RUNS.c.dataset, RUNS.c.method).distinct()
+    query = query.join(SWEEP_RUNS, SWEEP_RUNS.c.run_key == RUNS.c.key)
+    found = connection.execute(query.where(SWEEP_RUNS.c.sweep_id == sweep, SWEEP_RUNS.c.last))
+    return {tuple(row) for row in found}
+
+
 def _places(connection: sa.Connection, sweep: int) -> Iterable[tuple[int, Place, tuple[str, ...]]]:
     """What a sweep's list holds, with the cell of each extended run."""
     cell = (RUNS.c.model, RUNS.c.dataset, RUNS.c.method, RUNS.c.variant)
     query = PLACES.add_columns(*cell).outerjoin(
         RUNS, (RUNS.c.key == SWEEP_RUNS.c.run_key) & SWEEP_RUNS.c.extended
     )
-    for key, position, requested, extended, *named in connection.execute(
-        query.where(SWEEP_RUNS.c.sweep_id == sweep)
-    ):
-        yield key, (position, bool(requested), bool(extended)), tuple(named)
+    for row in connection.execute(query.where(SWEEP_RUNS.c.sweep_id == sweep)):
+        yield row[0], place(row), tuple(row[5:])
+
+
+def place(row: Sequence[Any]) -> Place:
+    """The place that a row of `PLACES` says."""
+    return Place(row[1], bool(row[2]), bool(row[3]), bool(row[4]))
 
 
 def rearrange(
@@ -139,7 +175,7 @@ def rearrange(
 def _insert_places(
     connection: sa.Connection, sweep: int, places: Iterable[tuple[int, Place]]
 ) -> None:
-    columns = ("sweep_id", "run_key", "position", "requested", "extended")
+    columns = ("sweep_id", "run_key", *Place._fields)
     insert_all(connection, SWEEP_RUNS, columns, [(sweep, key, *place) for key, place in places])
 
 
@@ -157,9 +193,9 @@ def run_row(run: Run) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-PLACES = sa.select(
-    SWEEP_RUNS.c.run_key, SWEEP_RUNS.c.position, SWEEP_RUNS.c.requested, SWEEP_RUNS.c.extended
-).order_by(SWEEP_RUNS.c.position)
+PLACES = sa.select(SWEEP_RUNS.c.run_key, *(SWEEP_RUNS.c[name] for name in Place._fields)).order_by(
+    SWEEP_RUNS.c.position
+)
 """The list of a sweep, which is to be named by `where`."""
 _KEYS = sa.select(RUNS.c.id, RUNS.c.key).where(among(RUNS.c.id, "ids"))
 _DEPENDENCY = insert_new(DEPENDENCIES)

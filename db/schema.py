@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 # The newest migration; a test holds it equal to Alembic's.
-HEAD = "0002"
+HEAD = "0003"
 
 RUN_STATES = ("pending", "running", "done", "diverged", "failed", "cancelled", "voided")
 # How an attempt ended: like its run, or `paused` (told to stop), `died` (its process), `lost`
@@ -87,7 +87,8 @@ class RunRow(Base):
 class SweepRun(Base):
     """Which runs a sweep asks for, in its order; `requested` is false for what those need.
 
-    `extended` runs were added by `orch extend` and not by the sweep's file.
+    `extended` runs were added by `orch extend` and not by the sweep's file; of `last` ones the last
+    epoch stands in its tables, not the best.
     """
 
     __tablename__ = "sweep_runs"
@@ -97,6 +98,7 @@ class SweepRun(Base):
     position: Mapped[int]
     requested: Mapped[bool]
     extended: Mapped[bool] = mapped_column(default=False, server_default=sa.false())
+    last: Mapped[bool] = mapped_column(default=False, server_default=sa.false())
 
 
 class Dependency(Base):

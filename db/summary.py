@@ -69,9 +69,7 @@ def summary(reader: Reader) -> Summary:
 def names(reader: Reader) -> dict[str, set[str]]:
     """The models, datasets and methods of the store's runs, by the name of the column."""
     with reader.read() as connection:
-        return {
-            name: set(connection.scalars(sa.select(RUNS.c[name]).distinct())) for name in CELL
-        }
+        return {name: set(connection.scalars(sa.select(RUNS.c[name]).distinct())) for name in CELL}
 
 
 def _size(connection: sa.Connection) -> int:

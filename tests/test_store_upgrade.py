@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -41,9 +42,14 @@ def execute(path: Path, statement: str, *values: object) -> None:
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
     """The first release's store: every state, attempts, dependencies, two sweeps."""
-    path = tmp_path / "orch.db"
+    return dumped(tmp_path, "0001")
+
+
+def dumped(folder: Path, schema_version: str) -> Path:
+    """A store as that schema's version of orch left it."""
+    path = folder / "orch.db"
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.executescript((DUMPS / "0001.sql").read_text())
+        connection.executescript((DUMPS / f"{schema_version}.sql").read_text())
         connection.execute("PRAGMA journal_mode = WAL")
     return path
 
@@ -73,6 +79,27 @@ def test_an_upgrade_keeps_every_row(old: Path) -> None:
     assert {row["ttl"] for row in after["owners"]} == {60.0}
     assert {row["extended"] for row in after["sweep_runs"]} == {0}
     assert {row["micro_batch"] for row in after["attempts"]} == {None}
+
+
+def test_the_second_schema_is_upgraded_too(tmp_path: Path) -> None:
+    """Its voids, extended runs and lost launches are kept."""
+    path = dumped(tmp_path, "0002")
+    before = rows_of(path)
+    assert all(before[name] for name in ("voids", "artifacts", "metrics", "owners"))
+    assert upgrade(str(path)).before == "0002"
+    after = rows_of(path)
+    for table in before.keys() - {"alembic_version"}:
+        kept = [{name: row[name] for name in before[table][0]} for row in after[table]]
+        assert kept == before[table], table
+    assert {row["last"] for row in after["sweep_runs"]} == {0}
+    store = Store.open(str(path))
+    with store.read() as connection:
+        context = MigrationContext.configure(connection)
+        assert compare_metadata(context, schema.Base.metadata) == []
+    assert Counter(stored.state for stored in store.runs()) == {
+        "done": 2, "diverged": 1, "failed": 1, "voided": 1, "cancelled": 1, "running": 1,
+        "pending": 1,
+    }  # fmt: skip
 
 
 def test_an_upgraded_store_is_like_a_new_one(old: Path) -> None:

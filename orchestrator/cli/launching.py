@@ -279,7 +279,7 @@ def _register(store: Store, sweep: sweeps.Sweep) -> None:
     """Make the store's sweep what the file says, and tell where that takes runs off its tables."""
     runs = [p.run for p in sweep.planned]
     asked = {s.id for s in store.runs(sweep.name)} if _knows(store, sweep.name) else set()
-    store.register(sweep.name, sweep.text, runs, {run.id for run in sweep.requested})
+    store.register(sweep.name, sweep.text, runs, {run.id for run in sweep.requested}, sweep.last)
     if dropped := asked - {stored.id for stored in store.runs(sweep.name)}:
         click.echo(
             f'note: "{sweep.name}" asked for {plural(len(dropped), "run")} that this file does not '

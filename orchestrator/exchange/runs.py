@@ -10,6 +10,7 @@ from typing import Any
 from db.errors import SpecError
 from db.importing import Incoming, IncomingSweep, Withdrawn
 from db.records import RESULTS, Artifact, Run, StoredRun
+from db.registering import Place
 from orchestrator.exchange.told import SELECTION, BadRow, Key, Parsed, Series, Tale, Told
 from orchestrator.where import CATALOGS
 
@@ -160,18 +161,25 @@ def resolve(
         own = [told for told in tale.runs.values() if told.run is None]
         if own:
             _identify(name, own, stored(name))
-        listed: dict[str, tuple[str, bool, bool]] = {}
+        listed: dict[str, Place] = {}
         for told in tale.runs.values():
             assert told.run is not None
             run_id, record = told.run.id, told.record or {}
-            flags = (bool(record.get("requested", True)), bool(record.get("extended", False)))
-            listed.setdefault(run_id, (run_id, *flags))
+            listed.setdefault(
+                run_id,
+                Place(
+                    len(listed),
+                    bool(record.get("requested", True)),
+                    bool(record.get("extended", False)),
+                    bool(record.get("last", False)),
+                ),
+            )
             if run_id in first:
                 _check_same(first[run_id], told)
                 continue
             first[run_id] = told
             runs[run_id] = Incoming(told.run, told.state, told, **_from_record(record))
-        sweeps.append(IncomingSweep(name, tuple(listed.values()), tale.yaml, tale.created))
+        sweeps.append(IncomingSweep(name, tuple(listed.items()), tale.yaml, tale.created))
     return sweeps, [*runs.values()]
 
 
