@@ -33,9 +33,9 @@ from worker.context import Context
 from worker.data import DATASETS
 from worker.data.images import Images, Loaded, load_for
 from worker.determinism import settle
-from worker.device import check_device
+from worker.device import check_device, memory_left
 from worker.disk import with_room
-from worker.evaluate import Tally, batch_size, measured
+from worker.evaluate import Tally, measured
 from worker.events import Epoch, Event, Finished, Paused, Started, Stopped
 from worker.features import SHARED, TRAIN, Extraction, Kept
 from worker.finetune import decode, refuse_another, refuse_other_inputs, splits_of
@@ -113,21 +113,21 @@ def experiment(run: Run, context: Context) -> Iterator[Event]:
     folder = yield from with_room(partial(context.folder, run.id), context.should_stop)
     checkpoints = Checkpoints(folder, context.fence)
     inputs = {"data": data.fingerprint, "pretrained weights": built.weights_sha256}
-    batch = min(run.micro_batch, batch_size(entry.image_size))
     model = built.model.to(context.device).eval()
-    extraction = Extraction(run, context, model, entry, data, built.weights_sha256, batch)
+    extraction = Extraction(run, context, model, entry, data, built.weights_sha256, run.micro_batch)
     at, walk = resumed(checkpoints.load(), inputs, extraction)
     pace = Pace(context, checkpoints, at, lambda: walk.snapshot(inputs, at))
-    provenance = describe(run, context, data.fingerprint, built.weights_sha256, batch)
+    provenance = describe(run, context, data.fingerprint, built.weights_sha256, run.micro_batch)
     yield Started(tuple(at.history), provenance, at.whole)
 
-    # 3. The features, once; from here on the model is not needed.
+    # 3. The features, once; from here on the model is not needed, and its GPU is others'.
     began = time.perf_counter()
     sets = yield from extraction.extracted(pace)
     at.training_seconds += time.perf_counter() - began
     walk.features = {name: one.crc for name, one in sets.items()}
     width = width_of(layer_of(model, entry))
     del built, model, extraction
+    memory_left(context.device)
 
     # 4. The path. An epoch's row is on disk, in the checkpoint, before anybody hears of it.
     if at.epoch == 0:

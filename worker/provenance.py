@@ -15,7 +15,10 @@ import torch
 from db.records import Provenance, Run
 from worker.context import Context
 
-PACKAGES = ("orch", "torch", "torchvision", "timm", "open_clip_torch", "wilds", "numpy", "ray")
+PACKAGES = (
+    "orch", "torch", "torchvision", "timm", "open_clip_torch", "wilds", "numpy", "scipy",
+    "scikit-learn", "ray",
+)  # fmt: skip
 
 
 @lru_cache(maxsize=2)
