@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def gradual(**changes: Any) -> Run:
     return a_run(**{**values, "schedule": "gradual_unfreezing", **changes})
 
 
+@lru_cache
 def on_meta(name: str) -> nn.Module:
     with torch.device("meta"):
         return new_model(MODELS[name], 3)
@@ -175,6 +177,8 @@ def test_unfreezing_follows_the_epochs_and_state_follows_the_gradients() -> None
 def test_every_group_gets_its_first_gradient_whole(epochs: int) -> None:
     """torch's fused SGD starts the momentum of a group at once."""
     model, run = on_meta("clip_vit_b16"), gradual(model="clip_vit_b16", epochs=epochs)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
     freeze(model, run)
     optim = optimizer(model, run)
     names = {id(p): n for n, p in model.named_parameters()}
