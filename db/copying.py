@@ -281,9 +281,9 @@ def _numbers(connection: sa.Connection, keys: Collection[int]) -> dict[int, Numb
         return {}
     found: dict[int, tuple[set[tuple[Any, ...]], set[tuple[Any, ...]]]]
     found = {key: (set(), set()) for key in keys}
-    for place, query in enumerate((_EPOCH_NUMBERS, _METRIC_NUMBERS)):
+    for side, query in enumerate((_EPOCH_NUMBERS, _METRIC_NUMBERS)):
         for key, *values in connection.execute(query, {"keys": [*keys]}):
-            found[key][place].add(tuple(values))
+            found[key][side].add(tuple(values))
     return {key: (frozenset(a), frozenset(b)) for key, (a, b) in found.items()}
 
 

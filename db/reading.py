@@ -102,14 +102,16 @@ class Reader:
 
     def briefs(self, sweep: str | None = None) -> list[RunBrief]:
         """The runs that a sweep asks for (all sweeps: None), without what only those need."""
-        query = sa.select(*(RUNS.c[name] for name in RunBrief._fields))
+        query = sa.select(*(RUNS.c[name] for name in RunBrief._fields if name != "last"))
         if sweep is None:
             asked = sa.exists().where(SWEEP_RUNS.c.run_key == RUNS.c.key, SWEEP_RUNS.c.requested)
+            query = query.add_columns(asked.where(SWEEP_RUNS.c.last))
             query = query.where(asked).order_by(RUNS.c.key)
         else:
             self.sweep(sweep)
             query = (
-                query.join(SWEEP_RUNS, SWEEP_RUNS.c.run_key == RUNS.c.key)
+                query.add_columns(SWEEP_RUNS.c.last)
+                .join(SWEEP_RUNS, SWEEP_RUNS.c.run_key == RUNS.c.key)
                 .join(SWEEPS, SWEEPS.c.id == SWEEP_RUNS.c.sweep_id)
                 .where(SWEEPS.c.name == sweep, SWEEP_RUNS.c.requested)
                 .order_by(SWEEP_RUNS.c.position)

@@ -378,6 +378,8 @@ class RunBrief(NamedTuple):
     state: State
     data_fingerprint: str | None
     weights_sha256: str | None
+    last: bool = False
+    """Whether the sweep has the last epoch stand for it, not the best."""
 
     @property
     def cell(self) -> tuple[str, str, str]:

@@ -112,9 +112,7 @@ class Frames:
         briefs = self.study.runs
         best = {
             one.run_key: one
-            for one in select.best_epochs(
-                self.study.reader, [run.key for run in briefs], self.study.rule
-            )
+            for one in select.best_epochs(self.study.reader, briefs, self.study.rule)
         }
         chosen = {
             run_id

@@ -151,11 +151,11 @@ def choices(
 ) -> dict[Key, Choice]:
     """The chosen rate of each cell that has one; raises `ReportError` where variants mix."""
     refuse_mixtures(reader, members)
-    keys = [run.key for runs in members.values() for run in runs]
+    asked = [run for runs in members.values() for run in runs]
     found: dict[Key, list[Best]] = {}
     competed: dict[Key, int] = {}
     with reader.read() as connection:
-        for row in connection.execute(selection(keys, rule, partial=partial)):
+        for row in connection.execute(selection(asked, rule, partial=partial)):
             model, dataset, method, run_key, epoch, score, rates = row
             key = (model, dataset, method)
             found.setdefault(key, []).append(Best(run_key, epoch, score))
@@ -206,7 +206,7 @@ def read(
     """Every cell with the `split` metric of its chosen runs at their chosen epochs."""
     found = values(reader, (best for choice in chosen.values() for best in choice.best), split)
     final = [
-        run.key
+        run
         for key, runs in members.items()
         if key not in chosen
         for run in runs
@@ -272,7 +272,7 @@ def _cell(
         edge=_edge(one.learning_rate, {run.learning_rate for run in members}),
         diverged=any(run.state == "diverged" for run in selected),
         runs=tuple(run.id for run in selected),
-        rule=rule,
+        rule=rule_of(members, rule),
         hyperparameters=one.hyperparameters,
         score=100 * mean([best.score for best in choice.best]),
         epochs=tuple(best.epoch for best in choice.best),
@@ -306,11 +306,16 @@ def _edge(rate: float, tried: Iterable[float]) -> str:
     return {rates[0]: "low", rates[-1]: "high"}.get(rate, "")
 
 
-def best_epochs(reader: Reader, run_keys: Sequence[int], rule: Rule) -> list[Best]:
+def rule_of(members: Iterable[RunBrief], rule: Rule) -> Rule:
+    """The rule of a cell: a sweep may have the last epoch stand for its runs (`select: last`)."""
+    return "last" if rule == "id_val" and any(run.last for run in members) else rule
+
+
+def best_epochs(reader: Reader, runs: Sequence[RunBrief], rule: Rule) -> list[Best]:
     """The epoch that stands for each run, by the rule; runs without a score are left out."""
-    if not run_keys:
+    if not runs:
         return []
-    best = _best([*run_keys], rule)
+    best = _best(runs, rule)
     query = sa.select(best.c.key, best.c.epoch, best.c.score).where(best.c.epoch.is_not(None))
     with reader.read() as connection:
         return [Best._make(row) for row in connection.execute(query)]
@@ -340,7 +345,7 @@ _LARGEST = 1.7976931348623157e308
 """PostgreSQL keeps NaN and infinities, and sorts NaN above every number."""
 
 
-def selection(keys: list[int], rule: Rule, *, partial: bool = False) -> sa.Select[Any]:
+def selection(runs: Sequence[RunBrief], rule: Rule, *, partial: bool = False) -> sa.Select[Any]:
     """The selection as one statement: the runs of each cell's chosen rate that have a score.
 
     1. `scored`: the epochs of each run that is asked about, where it is final, beside what the
@@ -355,7 +360,7 @@ def selection(keys: list[int], rule: Rule, *, partial: bool = False) -> sa.Selec
     key of a run, from the step that has few of them: both planners get that right, whatever they
     guess of a list's length.
     """
-    ranked = _ranked(_rates(_best(keys, rule)), partial=partial)
+    ranked = _ranked(_rates(_best(runs, rule)), partial=partial)
     cell = [ranked.c[name] for name in CELL]
     counted = sa.select(
         *ranked.c, sa.func.max(ranked.c.number).over(partition_by=cell).label("competed")
@@ -368,9 +373,13 @@ def selection(keys: list[int], rule: Rule, *, partial: bool = False) -> sa.Selec
     )
 
 
-def _best(keys: list[int], rule: Rule) -> sa.CTE:
+def _best(runs: Sequence[RunBrief], rule: Rule) -> sa.CTE:
     """Every run that is asked about, with the epoch that stands for it."""
-    most = METRICS.c.epoch if rule == "last" else METRICS.c.value
+    keys = [run.key for run in runs]
+    by_last = [run.key for run in runs if run.last] if rule == "id_val" else []
+    most: sa.ColumnElement[Any] = METRICS.c.epoch if rule == "last" else METRICS.c.value
+    if by_last:
+        most = sa.case((among(RUNS.c.key, "by_last", by_last), METRICS.c.epoch), else_=most)
     scored = (
         sa.select(
             RUNS.c.key.label("run_key"),

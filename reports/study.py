@@ -101,13 +101,11 @@ class Study:
 
         Raises `NotFound` for a sweep that the store has not, with the names there are.
         """
+        found = (run for run in self.reader.briefs(self.sweep) if run.kind in KINDS)
         if self._matches is None:
-            return tuple(run for run in self.reader.briefs(self.sweep) if run.kind in KINDS)
-        return tuple(
-            stored.brief
-            for stored in self.reader.runs(self.sweep)
-            if stored.requested and stored.run.kind in KINDS and self._matches(stored)
-        )
+            return tuple(found)
+        wanted = {one.key for one in self.reader.runs(self.sweep) if self._matches(one)}
+        return tuple(run for run in found if run.key in wanted)
 
     @cached_property
     def members(self) -> Mapping[Key, tuple[RunBrief, ...]]:
@@ -121,8 +119,7 @@ class Study:
     @cached_property
     def _best(self) -> Mapping[int, Best]:
         """The epoch that stands for each run that has one, by the run's key."""
-        keys = [run.key for run in self.runs]
-        return {one.run_key: one for one in select.best_epochs(self.reader, keys, self.rule)}
+        return {one.run_key: one for one in select.best_epochs(self.reader, self.runs, self.rule)}
 
     def cells(self, split: str) -> Mapping[Key, Cell]:
         """Every cell with its `split` value; chosen once for all splits.
@@ -195,8 +192,8 @@ class Study:
         runs = self._runs_of(key)
         listed = tuple(splits)
         keys = [run.key for run in runs]
-        best = {one.run_key: one for one in select.best_epochs(self.reader, keys, self.rule)}
-        oracle = {one.run_key: one for one in select.best_epochs(self.reader, keys, "ood-oracle")}
+        best = {one.run_key: one for one in select.best_epochs(self.reader, runs, self.rule)}
+        oracle = {one.run_key: one for one in select.best_epochs(self.reader, runs, "ood-oracle")}
         curves = self.curves(keys, listed)
         chosen = self._chosen_rate(key)
         scores = []

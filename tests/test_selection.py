@@ -128,7 +128,7 @@ def test_a_choice_is_asked_of_one_split_alone(
             assert statement.count("FROM metrics") + statement.count("JOIN metrics") == 1
             assert statement.count("metrics.split") == 1
 
-    statement = select.selection([1, 2], rule, partial=partial)
+    statement = select.selection([], rule, partial=partial)
     sa.event.listen(shelf.store.engine, "before_cursor_execute", note)
     try:
         with shelf.store.read() as connection:
@@ -284,6 +284,29 @@ def test_tuned_values_are_chosen_with_the_rate(
     assert (cell.learning_rate, cell.hyperparameters) == (chosen[0], f'{{"lambda":{chosen[1]}}}')
     assert (cell.rates, cell.rates_expected, cell.seeds, cell.seeds_expected) == (4, 4, 1, 1)
     assert cell.edge == "low"
+
+
+def test_a_sweep_may_have_the_last_epoch_stand(shelf: Shelf) -> None:
+    """Of the cells that it names, whatever the other cells go by."""
+    best = {"epochs": 3, "learning_rate": 1e-4}
+    made = [
+        Made(_with(RUN, **best), "done", (0, 40, 8, 20), (0, 1, 9, 3)),
+        Made(_with(RUN, epochs=3), "done", (0, 30, 8, 25), (0, 4, 5, 6)),
+        Made(_with(RUN, **best, method="adamw"), "done", (0, 40, 8, 20), (0, 1, 9, 3)),
+    ]
+    name, stored = shelf.put(made)
+    runs = [one.run for one in stored]
+    cell = (RUN.model, RUN.dataset, "sgd")
+    shelf.store.register(name, "name: s", runs, {run.id for run in runs}, last={cell})
+
+    for found in (shelf.study(name, "id_val").cells("ood"), shelf.cells(name)):
+        by_last, by_best = found[cell], found[RUN.model, RUN.dataset, "adamw"]
+        assert (by_last.rule, by_last.epochs, by_last.learning_rate) == ("last", (3,), 1e-3)
+        assert by_last.value == 100 * 6 / 64
+        assert (by_best.rule, by_best.epochs) == ("id_val", (1,))
+    assert shelf.study(name, "ood-oracle").cells("ood")[cell].epochs == (2,)
+    shelf.store.register(name, "name: s", runs, {run.id for run in runs})
+    assert shelf.cells(name)[cell].epochs == (1,)
 
 
 def test_each_rule_reads_its_own_epoch_and_rate(shelf: Shelf) -> None:

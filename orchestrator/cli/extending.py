@@ -83,8 +83,9 @@ def found(reader: Reader, name: str, steps: int) -> list[Growth]:
     from reports import select
 
     grown = []
+    briefs = {one.key: one for one in reader.briefs(name)}
     for runs in growing.partitions(reader.runs(name)):
-        cells = select.cells(reader, [one.brief for one in runs], select.SELECTION_SPLIT)
+        cells = select.cells(reader, [briefs[one.key] for one in runs], select.SELECTION_SPLIT)
         grown += growing.extensions(runs, cells.values(), steps)
     return grown
 

@@ -40,13 +40,14 @@ def audit(study: Study, key: Key) -> Audit:
     after them. Raises `KeyError` for a cell without runs.
     """
     runs = study.members[key]
+    rule = select.rule_of(runs, study.rule)
     asking = asking_for(study.reader, [run.key for run in runs], study.sweep)
     begun = Audit(
         *key,
         sweep=study.sweep,
         sweeps=tuple(dict.fromkeys(one.sweep for one in asking)),
         launched=_launched(asking),
-        rule=study.rule,
+        rule=rule,
         partial=study.partial,
         miniature=any((run.data_fingerprint or "").startswith(MINIATURE) for run in runs),
         why=(),
@@ -55,7 +56,7 @@ def audit(study: Study, key: Key) -> Audit:
     if len({run.variant for run in runs}) > 1:
         variants = tuple(variants_of(study, key, splits, asking))
         return dataclasses.replace(begun, variants=variants, why=words.mixed(variants))
-    return _whole(begun, OneCell(study, runs), key, splits, asking)
+    return _whole(begun, OneCell(study, runs, rule), key, splits, asking)
 
 
 def _launched(asking: Sequence[Asking]) -> str | None:

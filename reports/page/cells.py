@@ -165,9 +165,9 @@ class Cells:
     def _runs(self, keys: Sequence[Key]) -> dict[Key, tuple[RunView, ...]]:
         """The rows of some cells, read together: `Study.scores` asks the store once a cell."""
         study = self._study
-        wanted = [run.key for key in keys for run in study.members[key]]
-        best = {b.run_key: b.epoch for b in best_epochs(study.reader, wanted, study.rule)}
-        histories = study.curves(wanted, SHOWN)
+        members = [run for key in keys for run in study.members[key]]
+        best = {b.run_key: b.epoch for b in best_epochs(study.reader, members, study.rule)}
+        histories = study.curves([run.key for run in members], SHOWN)
         return {
             key: tuple(self._row(run, key, best, histories[run.key]) for run in _in_order(runs))
             for key, runs in ((key, study.members[key]) for key in keys)

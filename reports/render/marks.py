@@ -80,6 +80,7 @@ def legend(table: Table) -> Iterator[Note]:
     means = [entry for entry in entries if entry.column == AVERAGE]
     shown = ", ± 90% interval" if any(entry.shown_interval for entry in entries) else ""
     yield Note(f"{_RULES[table.rule]}; mean over seeds{shown}.")
+    yield from map(Note, _by_last(table))
     yield from map(Note, _seen(table))
     if table.declared.note:
         yield Note(table.declared.note)
@@ -99,6 +100,22 @@ def legend(table: Table) -> Iterator[Note]:
     yield from _counts(cells, means)
     if any(entry.cell.value is None for entry in cells):
         yield Note("no rate has a score from every seed yet, or no run was asked for.", DASH)
+
+
+def _by_last(table: Table) -> Iterator[str]:
+    """The cells whose sweep has the last epoch stand for a run, where the table goes by another."""
+    labels = table.labels
+    found = dict.fromkeys(
+        (entry.cell.dataset, entry.cell.method)
+        for entry in table.entries
+        if entry.text is None and entry.cell.rule == "last" != table.rule
+    )
+    if found:
+        named = ", ".join(
+            f"{labels.methods.get(method, method)} on {labels.datasets.get(dataset, dataset)}"
+            for dataset, method in found
+        )
+        yield f"Last epoch, not the best, and the rate by ID validation there: {named}."
 
 
 def _seen(table: Table) -> Iterator[str]:
