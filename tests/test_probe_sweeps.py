@@ -319,6 +319,11 @@ def test_a_launch_trains_probes_first_and_says_what_cannot_start(
     assert {s.run.method for s in runs if s.cause == "bad_data"} == {"linear_probe"}
     named = {a["name"] for a in reader.artifacts()[runs[0].id]}
     assert named == {HEAD_NAME, "features.train", "features.id", "features.ood"}
+    shown = orch("runs", "show", runs[0].id).stdout
+    assert [line.split()[:2] for line in shown.splitlines()][-50:][::49] == [
+        ["1", "1e-07"],
+        ["50", "100"],
+    ]
     assert "Linear probing" in orch("report", "--sweep", "toys", "--table", "ood").stdout
 
     # Another sweep that needs the same probe has it.

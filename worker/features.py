@@ -29,7 +29,7 @@ from worker.context import Context
 from worker.data.images import Images, Loaded
 from worker.data.prefetch import prefetch
 from worker.determinism import arithmetic, generator
-from worker.disk import with_room
+from worker.disk import with_room, writing
 from worker.events import Event, Stopped
 from worker.head import Floats, layer_of
 from worker.memory import fitting
@@ -152,7 +152,8 @@ class Extraction:
         Raises `Stopped`, `OutOfMemory`, and `MissingInputs` where features are not finite.
         """
         seen, total = 0, sum(map(len, self.sets.values()))
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         for name, images in self.sets.items():
             while self.find(name) is None:
                 try:

@@ -111,6 +111,8 @@ class Regression:
         self.labels = labels
         self.abandon = threading.Event()
         """Set: a fit that is under way raises `Abandoned` before its next iteration."""
+        self.iterations = 0
+        """Of the last fit."""
         self._estimator = LogisticRegression(warm_start=True, max_iter=ITERATIONS)
         self._estimator.set_callbacks(_Asking(self.abandon))
         if warm:
@@ -123,7 +125,8 @@ class Regression:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             estimator.fit(self.rows, self.labels)
-        log.info("C %.3g: %d iterations", c, estimator.n_iter_.max())
+        self.iterations = int(estimator.n_iter_.max())
+        log.info("C %.3g: %d iterations", c, self.iterations)
         return Solution(estimator.coef_.copy(), estimator.intercept_.copy(), estimator.classes_)
 
 

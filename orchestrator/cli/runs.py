@@ -164,10 +164,12 @@ def runs_show(settings: Settings, run_id: str, style: str, as_json: bool) -> Non
     if advised := advice(stored):
         click.echo(advised)
     click.echo()
+    path = stored.run.kind == "linear_probe"
     table(
         [
             {
                 "epoch": record.epoch,
+                **({"C": f"{record.learning_rate:.3g}"} if path else {}),
                 "train_loss": _number(record.train_loss),
                 "train_accuracy": percent(record.train_accuracy),
                 "seconds": f"{record.seconds:.2f}",
@@ -175,7 +177,7 @@ def runs_show(settings: Settings, run_id: str, style: str, as_json: bool) -> Non
             }
             for record in history
         ],
-        right=("epoch", "train_loss", "train_accuracy", "seconds"),
+        right=("epoch", "C", "train_loss", "train_accuracy", "seconds"),
     )
 
 
