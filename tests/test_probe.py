@@ -402,6 +402,24 @@ def test_a_part_that_is_damaged_is_computed_again(tmp_path: Path, whole: list[An
     assert outcome(tmp_path, attempt(tmp_path, 2)[-1]) == whole
 
 
+def test_parts_that_another_attempt_takes_away_are_computed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: list[Any]
+) -> None:
+    attempt(tmp_path, 1, stop=5)
+    real, taken = Extraction._finish, []
+
+    def robbed(self: Extraction, name: str) -> Any:
+        if not taken:
+            taken.extend(self.own.glob(".partial-features-*"))
+            for path in taken:
+                path.unlink()
+        return real(self, name)
+
+    monkeypatch.setattr(Extraction, "_finish", robbed)
+    assert outcome(tmp_path, attempt(tmp_path, 2)[-1]) == whole
+    assert taken
+
+
 @pytest.mark.parametrize("how", ["damaged", "gone"])
 def test_features_that_do_not_last_are_made_anew(
     how: str, tmp_path: Path, whole: list[Any]
@@ -465,6 +483,19 @@ def test_a_paused_probe_leaves_no_thread_behind(tmp_path: Path) -> None:
     for moment in range(0, 40, 3):
         attempt(tmp_path, moment + 1, stop=moment)
     assert threading.active_count() == before
+
+
+def test_features_that_are_not_finite_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(model: Any, head: Any, images: Any) -> Any:
+        return features(model, head, images) * float("nan")
+
+    monkeypatch.setattr("worker.features.features", broken)
+    end = events(probe(), tmp_path)[-1]
+    assert isinstance(end, worker.Failed)
+    assert end.cause == "bad_data"
+    assert "not finite" in end.error
 
 
 def test_other_data_or_weights_than_the_first_attempts_are_refused(tmp_path: Path) -> None:

@@ -46,7 +46,11 @@ VERSION = 1
 """Part of what files are named by; raised when the same inputs give other features."""
 PART_BYTES = 256 << 20
 """Features that are held in memory before they are written: 131,072 images at width 512."""
-_PART = re.compile(r"\.partial-features-(.+)-(\d{9})-(\d{9})-([0-9a-f]{8})\.npy")
+_PART = re.compile(r"\.partial-features-([0-9a-f]{16})-(\d{9})-(\d{9})-([0-9a-f]{8})\.npy")
+
+
+class _PartsGone(Exception):
+    """What was computed before lies no more where it lay: another attempt at the run used it."""
 
 
 @dataclass(frozen=True)
@@ -158,8 +162,8 @@ class Extraction:
             while self.find(name) is None:
                 try:
                     yield from self._extract(name, images, pace, seen, total)
-                except FileNotFoundError:  # another attempt at this run has put the parts together
-                    log.info("parts of the features of %s are gone: looking again", name)
+                except _PartsGone:
+                    log.info("another attempt has put the features of %s together", name)
             seen += len(images)
         return {name: self._known[name] for name in self.sets}
 
@@ -210,14 +214,18 @@ class Extraction:
         found: dict[int, list[tuple[int, str, Path]]] = {}
         for path in self.own.glob(".partial-features-*.npy"):
             match = _PART.fullmatch(path.name)
-            if match and match[1] == name:
+            if match and match[1] == self.key(name):
                 found.setdefault(int(match[2]), []).append((int(match[3]), match[4], path))
         done = 0
         while done in found:
             end, crc, path = max(found[done])
-            if crc32(path) != crc:
+            try:
+                damaged = crc32(path) != crc
+            except FileNotFoundError:
+                return
+            if damaged:
                 log.warning("%s is damaged: its features are computed again", path.name)
-                path.unlink()
+                path.unlink(missing_ok=True)
                 return
             yield path, end - done
             done = end
@@ -230,7 +238,7 @@ class Extraction:
         start = done - len(rows)
 
         def called(path: Path) -> str:
-            return f".partial-features-{name}-{start:09d}-{done:09d}-{crc32(path)}.npy"
+            return f".partial-features-{self.key(name)}-{start:09d}-{done:09d}-{crc32(path)}.npy"
 
         write = partial(write_whole, self.own, partial(_save, rows), called, rows.nbytes)
         yield from with_room(write, self.context.should_stop)
@@ -239,8 +247,13 @@ class Extraction:
     def _finish(self, name: str) -> Iterator[Event]:
         """Put the parts together under the shared name, and drop them."""
         paths = [path for path, _ in self._parts(name)]
-        pieces: list[Floats] = [np.load(path, mmap_mode="r") for path in paths]
+        try:
+            pieces: list[Floats] = [np.load(path, mmap_mode="r") for path in paths]
+        except FileNotFoundError as gone:
+            raise _PartsGone from gone
         pieces += [rows.numpy() for rows in self._rows]
+        if sum(map(len, pieces)) != len(self.sets[name]):
+            raise _PartsGone
         if not all(np.isfinite(piece).all() for piece in pieces):
             raise MissingInputs(
                 f"{self.run.model} gives features of {self.run.dataset} that are not finite "
