@@ -376,7 +376,9 @@ def selection(runs: Sequence[RunBrief], rule: Rule, *, partial: bool = False) ->
 def _best(runs: Sequence[RunBrief], rule: Rule) -> sa.CTE:
     """Every run that is asked about, with the epoch that stands for it."""
     keys = [run.key for run in runs]
-    by_last = [run.key for run in runs if run.last] if rule == "id_val" else []
+    # Of two sweeps with runs of one cell, one may say so: the cell's runs compete by one rule.
+    cells_by_last = {run.cell for run in runs if run.last} if rule == "id_val" else ()
+    by_last = [run.key for run in runs if run.cell in cells_by_last] if cells_by_last else []
     most: sa.ColumnElement[Any] = METRICS.c.epoch if rule == "last" else METRICS.c.value
     if by_last:
         most = sa.case((among(RUNS.c.key, "by_last", by_last), METRICS.c.epoch), else_=most)

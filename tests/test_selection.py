@@ -20,6 +20,7 @@ from db.store import Store
 from orchestrator.cli import main
 from reports import select
 from reports.select import RULES, Cell, Key, Rule
+from reports.study import Study
 from shelf import RUN, Made, Measured, Shelf
 
 ENGINES = ("sqlite", "postgresql")
@@ -307,6 +308,26 @@ def test_a_sweep_may_have_the_last_epoch_stand(shelf: Shelf) -> None:
     assert shelf.study(name, "ood-oracle").cells("ood")[cell].epochs == (2,)
     shelf.store.register(name, "name: s", runs, {run.id for run in runs})
     assert shelf.cells(name)[cell].epochs == (1,)
+
+
+def test_runs_of_one_cell_compete_by_one_rule_though_two_sweeps_ask_for_them(
+    shelf: Shelf,
+) -> None:
+    made = [
+        Made(_with(RUN, epochs=3, learning_rate=1e-4), "done", (0, 40, 8, 20), (0, 1, 9, 3)),
+        Made(_with(RUN, epochs=3, learning_rate=1e-3), "done", (0, 30, 8, 25), (0, 4, 5, 6)),
+    ]
+    _, stored = shelf.put(made)
+    last = stored[1].run
+    cell = (RUN.model, RUN.dataset, RUN.method)
+    shelf.store.register("others", "name: s", [last], {last.id}, last={cell})
+    both = {one.run.id for one in stored}
+    study = Study(shelf.store, matches=lambda found: found.run.id in both)
+
+    (found,) = study.cells("ood").values()
+
+    assert (found.rule, found.learning_rate, found.epochs) == ("last", 1e-3, (3,))
+    assert [score.best_epoch for score in study.scores(cell, ["ood"])] == [3, 3]
 
 
 def test_each_rule_reads_its_own_epoch_and_rate(shelf: Shelf) -> None:
