@@ -161,6 +161,9 @@ PRETRAINED = ("bit_r50_sgd", "bit_r50_adamw", "bit_r50_patchify_sgd", "bit_r50_p
 LABELLED = ("vit_b16_in21k", "convnext_b_in22k", "bit_r50_in21k", "bit_r101_in21k")
 """Pretrained with the labels of a superset of ImageNet, of which Living-17 is a part."""
 
+WITH_ID_TEST = ("fmow", "cifar10")
+"""Datasets with a test set in distribution that chose nothing; their miniatures have one, too."""
+
 GRID = "orch launch sweeps/full_grid.yaml"
 NO_FILE = "a sweep file"
 
@@ -172,7 +175,6 @@ _ID = Declared(
     number=2,
     title="In-distribution accuracy (%)",
     splits=("id",),
-    note="`--table id-test` has the datasets with an ID test of their own.",
     command=GRID,
 )
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from reports.declared import AVERAGE
+from reports.declared import AVERAGE, WITH_ID_TEST
 from reports.entries import DASH, Entry, Table
 from reports.select import SCORED_BY, SELECTION_SPLIT
 
@@ -124,6 +124,8 @@ def _seen(table: Table) -> Iterator[str]:
     if SELECTION_SPLIT in splits and by == SELECTION_SPLIT:
         what = "the learning rate" if table.rule == "last" else "the epoch and the learning rate"
         yield (f"The ID images also chose {what}, so ID figures are optimistic (as in the paper).")
+        if any(entry.column.removeprefix("mini_") in WITH_ID_TEST for entry in table.entries):
+            yield "`--table id-test` has the datasets with an ID test of their own."
     if "id_test" in splits:
         yield (
             "The ID-test images themselves chose: the figures are optimistic."

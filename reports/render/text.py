@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 
@@ -10,6 +11,8 @@ from reports.render.marks import diverged, edge, heading, heads, legend, missing
 
 _CODES = {"gain": "32", "slight gain": "92", "slight loss": "91", "loss": "31"}
 _GAP = "  "
+LINE = 100
+"""Characters of a line of the legend, at most: also where a table is wider, or goes into a pipe."""
 Segments = list[tuple[str, str]]
 """Pieces of a cell, each with the terminal's code for it or none."""
 
@@ -27,7 +30,7 @@ def text(table: Table, *, colour: bool = False, width: int | None = None) -> str
     for columns in _panels(grid, len(table.heads), width):
         parts += ["", *_panel(table, [[line[c] for c in columns] for line in grid], colour)]
     notes = [f"{note.mark}  {note.text}" if note.mark else note.text for note in legend(table)]
-    wrapped = [line for note in notes for line in _wrapped(note, width)]
+    wrapped = [line for note in notes for line in _wrapped(note, min(width or LINE, LINE))]
     return "\n".join([*parts, "", *wrapped]) + "\n"
 
 
@@ -86,7 +89,7 @@ def _painted(cell: Segments, colour: bool) -> str:
     )
 
 
-def _wrapped(note: str, width: int | None) -> list[str]:
-    if width is None:
-        return [note]
-    return textwrap.wrap(note, width, subsequent_indent=_GAP, break_long_words=False)
+def _wrapped(note: str, width: int) -> list[str]:
+    whole = re.sub("`[^`]*`", lambda found: found[0].replace(" ", "\0"), note)  # to be copied
+    lines = textwrap.wrap(whole, width, subsequent_indent=_GAP, break_long_words=False)
+    return [line.replace("\0", " ") for line in lines]
