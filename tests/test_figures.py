@@ -344,7 +344,7 @@ def test_gradients_say_what_would_make_them(study: Study) -> None:
         figures.draw("gradients", study, LABELS)
     text = sentence(caught.value)
     assert "no runs yet" in text
-    assert "`orch launch sweeps/gradients.yaml`" in text
+    assert "`orch launch sweeps/grad_norms.yaml`" in text
     assert "this one has not" in text
 
 

@@ -215,7 +215,7 @@ def test_tables_and_figures_without_numbers_have_a_line(parsed: Parsed) -> None:
     for title in ("Table 4: Peak GPU memory", "Table 13", "Gradient norms by layer"):
         assert title in parsed.text
     assert "`orch launch sweeps/memory.yaml`" in parsed.text
-    assert "`orch launch sweeps/gradients.yaml`" in parsed.text
+    assert "`orch launch sweeps/grad_norms.yaml`" in parsed.text
     for title in ("Out-of-distribution accuracy (%)", "Figure 1b: average accuracy (%)"):
         assert title in parsed.text
 

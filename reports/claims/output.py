@@ -115,7 +115,8 @@ def heading(judged: Sequence[Judged]) -> str:
 def summary(judged: Sequence[Judged]) -> str:
     """How many claims have which verdict."""
     counts = Counter[str](one.verdict for one in judged)
-    return ", ".join(f"{counts[word]} {word}" for word in COLOURS if counts[word]) + "."
+    found = ", ".join(f"{counts[word]} {word}" for word in COLOURS if counts[word])
+    return f"Of {len(judged)} claims: {found}."
 
 
 def legend(judged: Sequence[Judged]) -> Iterator[str]:
@@ -142,7 +143,9 @@ def commands(judged: Sequence[Judged]) -> Iterator[tuple[str, str]]:
     waiting: dict[str, list[str]] = {}
     for one in judged:
         if one.verdict == "not enough runs" and not one.rehearsal:
-            lacks = f" (needs {one.claim.lacks})" if one.claim.lacks else ""
+            lacks = (
+                f" (not in this version, which lacks {one.claim.lacks})" if one.claim.lacks else ""
+            )
             waiting.setdefault(one.claim.command + lacks, []).append(one.claim.id)
     for command, ids in waiting.items():
         yield command, ", ".join(ids)
@@ -173,7 +176,13 @@ def text(judged: Sequence[Judged], *, colour: bool = False, drawn: bool = True) 
     for command, ids in missing:
         lines += [
             f"  {command}",
-            *textwrap.wrap(ids, WIDTH - 6, initial_indent=" " * 6, subsequent_indent=" " * 6),
+            *textwrap.wrap(
+                ids,
+                WIDTH - 6,
+                initial_indent=" " * 6,
+                subsequent_indent=" " * 6,
+                break_on_hyphens=False,  # they are names
+            ),
         ]
     return "\n".join(lines) + "\n"
 

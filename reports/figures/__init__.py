@@ -75,7 +75,7 @@ FIGURES: dict[str, DeclaredFigure] = {
             "Gradient norms by layer at the pretrained weights (the paper's Figures 2-8)",
             "The norm of the gradient of each layer, before the first step.",
             kind="grad_norms",
-            command="orch launch sweeps/gradients.yaml",
+            command="orch launch sweeps/grad_norms.yaml",
         ),
     )
 }
