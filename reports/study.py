@@ -117,9 +117,9 @@ class Study:
         return select.choices(self.reader, self.members, self.rule, partial=self.partial)
 
     @cached_property
-    def _best(self) -> Mapping[int, Best]:
-        """The epoch that stands for each run that has one, by the run's key."""
-        return {one.run_key: one for one in select.best_epochs(self.reader, self.runs, self.rule)}
+    def _best(self) -> Sequence[Best]:
+        """The epoch that stands for each run that has one."""
+        return select.best_epochs(self.reader, self.runs, self.rule)
 
     def cells(self, split: str) -> Mapping[Key, Cell]:
         """Every cell with its `split` value; chosen once for all splits.
@@ -147,8 +147,12 @@ class Study:
         Of all cells, or of those in `keys`. Raises `ReportError` where variants mix, and for a cell
         that has no run.
         """
-        wanted = self.members if keys is None else {key: self._runs_of(key) for key in keys}
-        best = [self._best[r.key] for runs in wanted.values() for r in runs if r.key in self._best]
+        if keys is None:
+            wanted, best = self.members, self._best
+        else:
+            wanted = {key: self._runs_of(key) for key in keys}
+            listed = [run for runs in wanted.values() for run in runs]
+            best = select.best_epochs(self.reader, listed, self.rule)
         found = select.values(self.reader, best, split)
         return {key: self._points(key, runs, found) for key, runs in wanted.items()}
 
