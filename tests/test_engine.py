@@ -100,7 +100,7 @@ def test_limit_where_dry_run_resume_and_export(tmp_path: Path, orch: Orch) -> No
     counts = json.loads(orch("status", "--json").stdout)[0]["states"]
     assert counts == {"done": 1, "pending": 3}
     partial = orch("report", "--table", "ood").stdout
-    assert "(1/4)" in partial
+    assert "(1/4r)" in partial
     orch("resume", "toys")
     counts = json.loads(orch("status", "--json").stdout)[0]["states"]
     assert counts == {"done": 4}
@@ -181,6 +181,7 @@ def states_by_rate(folder: Path) -> dict[float, str]:
     return {stored.run.learning_rate: stored.state for stored in runs}
 
 
+@pytest.mark.slow
 def test_a_launch_stops_by_itself_at_its_time_limit(tmp_path: Path, orch: Orch) -> None:
     path = write(tmp_path, "toy_long", "0.1, 0.2, 0.3, 0.4")
     path.write_text(path.read_text() + "epochs: 50\n")

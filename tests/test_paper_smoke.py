@@ -63,6 +63,7 @@ def looked_over(reader: Reader, runs: Path) -> list[tuple[str, str]]:
     return seen
 
 
+@pytest.mark.slow
 def test_one_architecture_on_one_layout(tmp_path: Path) -> None:
     """The smallest of the 35, so that every `make test` trains a real one at 224 pixels."""
     only = ("--where", "model=bit_r50_in21k dataset=camelyon17")

@@ -53,6 +53,7 @@ def rows_of(export: str, run_id: str) -> list[str]:
     return [line for line in lines if line.split(",")[14] == run_id and line.split(",")[9]]
 
 
+@pytest.mark.slow
 def test_four_of_twelve_are_in_trouble_and_eight_finish(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

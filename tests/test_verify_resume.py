@@ -106,7 +106,8 @@ def files(folder: Path) -> dict[str, str | None]:
 # The whole command, with real processes
 
 
-@pytest.mark.parametrize("weights", ["random", pytest.param("pretrained", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", ["random", "pretrained"])
 def test_a_run_that_resumes_is_proven(
     orch: Orch, proofs: Path, tmp_path: Path, weights: str
 ) -> None:
