@@ -376,7 +376,7 @@ def selection(runs: Sequence[RunBrief], rule: Rule, *, partial: bool = False) ->
 def _best(runs: Sequence[RunBrief], rule: Rule) -> sa.CTE:
     """Every run that is asked about, with the epoch that stands for it."""
     keys = [run.key for run in runs]
-    # Of two sweeps with runs of one cell, one may say so: the cell's runs compete by one rule.
+    # Where sweeps share a cell and one goes by the last epoch, all its runs compete by that.
     cells_by_last = {run.cell for run in runs if run.last} if rule == "id_val" else ()
     by_last = [run.key for run in runs if run.cell in cells_by_last] if cells_by_last else []
     most: sa.ColumnElement[Any] = METRICS.c.epoch if rule == "last" else METRICS.c.value
