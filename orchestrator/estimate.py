@@ -34,6 +34,8 @@ GIGA_MACS: Mapping[str, float] = {
     "bit_r50_patchify_adamw": 3.979,
     "tiny_vit": 0.001385,
     "tiny_bit": 0.000941,
+    "tiny_clip": 0.001981,
+    "tiny_convnext": 0.000659,
 }
 # Features that enter each model's head; a test counts them, too.
 WIDTHS: Mapping[str, int] = {
@@ -51,6 +53,8 @@ WIDTHS: Mapping[str, int] = {
     "bit_r50_patchify_adamw": 2048,
     "tiny_vit": 64,
     "tiny_bit": 128,
+    "tiny_clip": 32,
+    "tiny_convnext": 64,
 }
 SOME_FEATURES = 768
 PATH_ITERATIONS = 1000
@@ -165,7 +169,9 @@ def _giga_macs(model: str, dataset: str) -> float:
         counted = entry.parameters * pixels * _per_parameter_and_pixel(entry.family)
     side = DATASETS[dataset].side if dataset in DATASETS else None
     resized = side is not None and entry.published is None
-    return counted * (side / entry.image_size) ** 2 if resized and side else counted
+    if not (resized and side):
+        return counted
+    return counted * (max(side, entry.least_side) / entry.image_size) ** 2
 
 
 @lru_cache
