@@ -44,6 +44,7 @@ def toys(tmp_path: Path) -> Path:
     return sweep
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(tmp_path: Path) -> None:
     under_kills(tmp_path, toys(tmp_path), "", [*kills.TARGETS], longest=2)
 
