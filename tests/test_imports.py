@@ -61,6 +61,8 @@ def test_ray_is_imported_in_the_seam_alone() -> None:
         ["status"],
         ["report", "--table", "ood", "--table", "id"],
         ["export"],
+        ["claims"],
+        ["explain", "toy", "toy", "sgd"],
         ["runs", "list"],
         ["launch", "sweep.yaml"],  # with nothing left to train
         ["models", "list"],
